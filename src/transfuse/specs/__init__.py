@@ -1,0 +1,33 @@
+"""What a study file says, as frozen dataclasses; YAML in and out; the identity of a run."""
+
+from transfuse.specs.files import load_study, read_yaml, study_from, to_yaml
+from transfuse.specs.run import NUMERICS_VERSION, RunSpec
+from transfuse.specs.study import (
+    DataSpec,
+    InitSpec,
+    ModelSpec,
+    OptimizerSpec,
+    ScheduleSpec,
+    SourceSpec,
+    StoppingSpec,
+    StudySpec,
+    TrainSpec,
+)
+
+__all__ = [
+    "NUMERICS_VERSION",
+    "DataSpec",
+    "InitSpec",
+    "ModelSpec",
+    "OptimizerSpec",
+    "RunSpec",
+    "ScheduleSpec",
+    "SourceSpec",
+    "StoppingSpec",
+    "StudySpec",
+    "TrainSpec",
+    "load_study",
+    "read_yaml",
+    "study_from",
+    "to_yaml",
+]

@@ -1,0 +1,254 @@
+"""Study files: YAML to `StudySpec` and back, with every mistake listed at once."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import re
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from transfuse.errors import SpecError, nearest
+from transfuse.specs.study import StudySpec
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people mean it: `1e-4` is a number, a key given twice is a mistake, a date is text."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: dict[Any, int] = {}
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        line = key_node.start_mark.line + 1
+        if key in seen:
+            raise SpecError(f"line {line}: {key!r} is given twice, first in line {seen[key]}; keep one")
+        seen[key] = line
+    return {loader.construct_object(k, deep=True): loader.construct_object(v, deep=True) for k, v in node.value}
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
+# PyYAML follows YAML 1.1, in which 1e-4 is a string and an ISO date is an object: both surprise.
+_Loader.yaml_implicit_resolvers = {
+    letter: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":float", ":timestamp"))]
+    for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"^[-+]?(?:(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+|\.(?:inf|nan))$",
+        re.I,
+    ),
+    list("-+.0123456789"),
+)
+
+
+def read_yaml(text: str, where: str = "") -> dict[str, Any]:
+    """Read the mapping that a study file holds.
+
+    >>> read_yaml("learning_rate: 1e-4")
+    {'learning_rate': 0.0001}
+
+    Raises:
+        SpecError: no YAML, no mapping, or a key given twice, with its line.
+    """
+    try:
+        content = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise SpecError(f"this is not YAML: {' '.join(str(error).split())}", where) from None
+    except SpecError as error:
+        raise SpecError(error.problems, where) from None
+    if not isinstance(content, dict):
+        raise SpecError(f"expected a mapping of keys, found {type(content).__name__}", where)
+    return content
+
+
+def study_from(content: Mapping[str, Any], where: str = "") -> StudySpec:
+    """Build the study that a mapping describes.
+
+    Raises:
+        SpecError: every unknown key, wrong type and impossible combination at once, each with its path.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        left = copy.deepcopy(dict(content))
+        json.dumps(left, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise SpecError(f"a value is not plain YAML: {error}", where) from None
+    problems: dict[str, None] = {}
+    dropped: set[tuple[str, str]] = set()
+    while True:
+        try:
+            study = TypeAdapter(StudySpec).validate_json(json.dumps(left))
+        except ValidationError as error:
+            found = error.errors(include_url=False)
+            for node, problem in _problems(found):
+                if not any(node == at and re.search(rf"\b{re.escape(key)}\b", problem) for at, key in dropped):
+                    problems[problem] = None
+            # What is wrong in one place hides what is wrong around it: mend it in the copy and look again.
+            before = copy.deepcopy(left)
+            for one in found:
+                keys, _ = _walk(one["loc"])
+                if not _mend(left, keys, bool(one.get("ctx", {}).get("error")) or one["type"] == "missing"):
+                    dropped.add((".".join(keys[:-1]), keys[-1]) if keys else ("", ""))
+            if left == before:
+                break
+        else:
+            if not problems:
+                return study
+            break
+    raise SpecError(tuple(problems), where)
+
+
+_STAND_INS: dict[str, dict[str, Any]] = {
+    "data": {"name": "?"},
+    "train": {"steps": 1},
+    "models": {"name": "?"},
+    "arms": {},
+}
+
+
+def _mend(content: dict[str, Any], keys: Sequence[str], whole: bool) -> bool:
+    """Drop a key that cannot be read or, for a `whole` node that makes no sense, put a plain one in its place."""
+    for depth in range(len(keys), 0, -1):
+        kind = keys[depth - 1] if keys[depth - 1] in ("data", "train") else keys[depth - 2] if depth == 2 else ""
+        node = _at(content, keys[:depth])
+        if whole and kind in _STAND_INS and isinstance(node, dict):
+            kept = {"weights": node["weights"]} if isinstance(node.get("weights"), str) and kind == "models" else {}
+            node.clear()
+            node.update({**_STAND_INS[kind], **kept})
+            return True
+    parent = _at(content, keys[:-1])
+    if not whole and keys and isinstance(parent, dict) and not isinstance(parent.get(keys[-1], {}), dict):
+        del parent[keys[-1]]
+    return False
+
+
+def _at(content: Any, keys: Sequence[str]) -> Any:
+    for key in keys:
+        content = content.get(key) if isinstance(content, dict) else None
+    return content
+
+
+def load_study(path: str | Path, overrides: Sequence[str] = ()) -> StudySpec:
+    """Read a study file; `overrides` are `key.sub=value` with YAML values.
+
+    Raises:
+        SpecError: the file is missing or holds mistakes (all of them are listed).
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        near = sorted(p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
+        hint = f"; {nearest(path.name, near)}" if near else ""
+        raise SpecError(f"there is no study file {str(path)!r}{hint}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"cannot read the study file {str(path)!r}: {error}") from None
+    content = read_yaml(text, str(path))
+    for override in overrides:
+        _override(content, override)
+    return study_from(content, str(path))
+
+
+def to_yaml(study: StudySpec) -> str:
+    """Write a study as YAML, without the values that are defaults; `study_from(read_yaml(...))` gives it back."""
+    return yaml.safe_dump(_without_defaults(study), sort_keys=False, allow_unicode=True, width=110)
+
+
+def _without_defaults(spec: Any) -> Any:
+    if dataclasses.is_dataclass(spec):
+        out = {}
+        for entry in dataclasses.fields(spec):
+            value = getattr(spec, entry.name)
+            default = entry.default_factory() if entry.default_factory is not dataclasses.MISSING else entry.default
+            if (type(value), value) != (type(default), default):  # 1 step is not 1.0 epoch
+                out[entry.name] = _without_defaults(value)
+        return out
+    if isinstance(spec, dict):
+        return {key: _without_defaults(value) for key, value in spec.items()}
+    if isinstance(spec, tuple):
+        return [_without_defaults(value) for value in spec]
+    return spec
+
+
+def _override(content: dict[str, Any], override: str) -> None:
+    path, found, value = override.partition("=")
+    keys = path.strip().split(".")
+    if not found or not all(keys):
+        raise SpecError(f"{override!r} is no override; expected key=value or key.sub=value, e.g. data.size=64")
+    here = content
+    for key in keys[:-1]:
+        if not isinstance(here.get(key, {}), dict):
+            raise SpecError(f"{override!r}: {key!r} holds {here[key]!r}, which has no keys below it")
+        here = here.setdefault(key, {})
+    here[keys[-1]] = read_yaml(f"value: {value}", f"override {override!r}")["value"]
+
+
+def _problems(errors: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Pydantic's errors as (where, sentence); several about one value that may be of several types become one."""
+    own: list[tuple[str, str]] = []
+    foreign: dict[str, list[str]] = {}
+    for error in errors:
+        keys, spec = _walk(error["loc"])
+        path = ".".join(keys)
+        refusal = error.get("ctx", {}).get("error")
+        if isinstance(refusal, SpecError):
+            own += [(path, f"{path}: {problem}" if path else problem) for problem in refusal.problems]
+        else:
+            foreign.setdefault(path, []).append(_sentence(error, path, spec))
+    return [(path.rpartition(".")[0], _merge(found)) for path, found in foreign.items()] + own
+
+
+def _walk(loc: Sequence[str | int]) -> tuple[list[str], Any]:
+    """The part of a pydantic location that a person wrote, and the dataclass that owns its last key."""
+    keys: list[str] = []
+    kind: Any = StudySpec
+    owner: Any = StudySpec
+    for key in loc:
+        choices = [k for k in (typing.get_args(kind) or (kind,)) if dataclasses.is_dataclass(k)]
+        if typing.get_origin(kind) is dict:
+            owner, kind = None, typing.get_args(kind)[1]
+        elif dataclasses.is_dataclass(kind) or choices:
+            owner = kind if dataclasses.is_dataclass(kind) else choices[0]
+            if str(key) == owner.__name__:
+                continue  # the branch of a union, which nobody wrote
+            kind = typing.get_type_hints(owner).get(str(key))
+        elif isinstance(key, int):
+            owner, kind = None, None
+        else:
+            break  # the branch of a union of plain values
+        keys.append(str(key))
+    return keys, owner
+
+
+def _sentence(error: Mapping[str, Any], path: str, owner: Any) -> str:
+    value, key = error["input"], path.rpartition(".")[2]
+    if error["type"] == "missing":
+        return f"{path}: missing; it has no default"
+    if error["type"] == "unexpected_keyword_argument":
+        names = [entry.name for entry in dataclasses.fields(owner)] if owner else []
+        return f"{path}: unknown key; {nearest(key, names)}"
+    if error["type"] == "literal_error":
+        names = re.findall(r"'([^']*)'", error["ctx"]["expected"])
+        return f"{path}: {value!r} is unknown; {nearest(str(value), names)}"
+    expected = error["msg"].removeprefix("Input should be ")
+    return f"{path}: expected {expected}, found {value!r}"
+
+
+def _merge(found: list[str]) -> str:
+    if len(found) == 1:
+        return found[0]
+    unknown = [sentence for sentence in found if " is unknown; " in sentence]
+    if unknown:
+        return unknown[0]
+    head, *_ = found
+    expected = [sentence.partition("expected ")[2].rpartition(", found")[0] for sentence in found]
+    where, value = head.partition("expected ")[0], head.rpartition(", found")[2]
+    return f"{where}expected {' or '.join(dict.fromkeys(expected))}, found{value}"

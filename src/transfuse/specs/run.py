@@ -1,0 +1,68 @@
+"""One training, resolved, and the identity by which it is never done twice."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from transfuse.specs.study import DataSpec, InitSpec, ModelSpec, TrainSpec
+
+NUMERICS_VERSION = 1
+"""Raised whenever a change of ours alters the numbers of a run; part of every run's identity."""
+
+_THROUGH_FINGERPRINT = (
+    *("name", "root", "count", "seed", "bad_images", "permute_labels"),
+    *("image_column", "label_columns", "patient_column", "part_column"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """One training, resolved: everything that decides its numbers, and the names it goes by.
+
+    `run_id` hashes what decides the numbers (data fingerprint, sha256 of the weights, source run, seed, settings,
+    threads); names, folders and paths are left out, so the same training is recognised wherever it is asked for.
+    """
+
+    data: DataSpec
+    model: ModelSpec
+    init: InitSpec
+    train: TrainSpec
+    seed: int
+    monitor: str
+    fingerprint: str
+    weights_sha256: str | None = None
+    source_run: str | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the numbers, as plain values."""
+        data = dataclasses.asdict(self.data)
+        for key in _THROUGH_FINGERPRINT:
+            del data[key]
+        model = dataclasses.asdict(self.model)
+        del model["weights"]  # acts through weights_sha256 or source_run
+        if not self.init.needs_weights:
+            del model["first_layer"], model["identity_statistics"]
+        train = dataclasses.asdict(self.train)
+        del train["monitor"]
+        identity = {
+            "numerics": NUMERICS_VERSION,
+            "data": {"fingerprint": self.fingerprint, **data},
+            "model": model,
+            "init": dataclasses.asdict(self.init),
+            "train": train,
+            "seed": self.seed,
+            "monitor": self.monitor,
+            "weights_sha256": self.weights_sha256,
+            "source_run": self.source_run,
+        }
+        return json.loads(json.dumps(identity))
+
+    @property
+    def run_id(self) -> str:
+        """The first 12 hex digits of the SHA-256 of the canonical JSON of `identity()`."""
+        canonical = json.dumps(self.identity(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:12]

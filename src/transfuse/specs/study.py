@@ -1,0 +1,389 @@
+"""What a study says: frozen dataclasses, each of which refuses what cannot be meant."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+from transfuse.errors import SpecError, nearest
+
+Metric = Literal[
+    "auroc",
+    "auprc",
+    "average_precision",
+    "accuracy",
+    "macro_recall",
+    "kappa",
+    "ece",
+    "brier",
+    "referable_auroc",
+    "referable_auroc_max",
+]
+Augmentation = Literal["none", "fundus", "cxr", "chestxray14", "cifar", "matsoukas", "peng"]
+Depth = int | str
+
+_STRICT = {"extra": "forbid", "strict": True}
+
+
+def _refuse(problems: list[str]) -> None:
+    if problems:
+        raise SpecError(problems)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSpec:
+    """Which images, at which size, cut into which parts.
+
+    Attributes:
+        name: a catalogue name (`fundus-phantom`, `pneumoniamnist`, ...) or the path of an `.npz`, a folder of class
+            folders or a table (`.csv`, `.tsv`, `.parquet`).
+        root: folder that relative names start from; else the environment variable `TRANSFUSE_DATA`.
+        size: side of the square images in pixels.
+        channels: 1 or 3; None keeps what the files have.
+        count: number of phantoms to draw; None is the phantom's default. Only for phantoms.
+        seed: which phantoms are drawn, and which labels are permuted.
+        image_column, label_columns, patient_column, part_column: columns of a table.
+        bad_images: `raise` lists them; `exclude` leaves them out, named and counted.
+        duplicates: what to do about identical images in two parts: `note`, `raise` or `drop`.
+        permute_labels: negative control: labels are permuted over patients, and said so everywhere.
+        normalise: `imagenet`, `half` ((x - 0.5) / 0.5) or `[[mean, ...], [std, ...]]` of images in [0, 1].
+        fit: how an oblong image becomes square: `crop` the centre, `pad` with black, or `squash`.
+        split_seed, fractions: the split by patient into train, val and test, the same for every seed of the study.
+        official_split: keep the parts that the source ships, where it ships any.
+        train_fraction: share of the training patients, in nested sub-samples.
+    """
+
+    __pydantic_config__ = _STRICT
+    name: str
+    root: str | None = None
+    size: int = 64
+    channels: int | None = None
+    count: int | None = None
+    seed: int = 0
+    image_column: str | None = None
+    label_columns: tuple[str, ...] = ()
+    patient_column: str | None = None
+    part_column: str | None = None
+    bad_images: Literal["raise", "exclude"] = "raise"
+    duplicates: Literal["note", "raise", "drop"] = "note"
+    permute_labels: bool = False
+    normalise: Literal["imagenet", "half"] | tuple[tuple[float, ...], tuple[float, ...]] = "imagenet"
+    fit: Literal["crop", "pad", "squash"] = "crop"
+    split_seed: int = 0
+    fractions: tuple[float, float, float] = (0.64, 0.16, 0.2)
+    official_split: bool = True
+    train_fraction: float = 1.0
+
+    def __post_init__(self) -> None:
+        problems = []
+        if not 8 <= self.size <= 2048:
+            problems.append(f"size is {self.size}; expected 8 to 2048 pixels")
+        if self.channels not in (None, 1, 3):
+            problems.append(f"channels is {self.channels}; expected 1, 3 or nothing (as in the files)")
+        if self.count is not None and self.count < 10:
+            problems.append(f"count is {self.count}; expected at least 10 images")
+        if abs(sum(self.fractions) - 1) > 1e-6 or min(self.fractions) <= 0:
+            problems.append(
+                f"fractions are {list(self.fractions)}; expected three positive shares (train, val, test) that sum to 1"
+            )
+        if not 0 < self.train_fraction <= 1:
+            problems.append(f"train_fraction is {self.train_fraction}; expected a share in (0, 1]")
+        _refuse(problems)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """Which network, and the pretrained weights that its arms may draw on.
+
+    Attributes:
+        name: `cbr_small` and its family, or any name of timm.
+        weights: where the arms' pretrained weights come from: a timm tag (`resnet18.a1_in1k`), a local file
+            (`.safetensors`, `.pth`), or `run:NAME`, a training under `sources`.
+        padding: `same`, `valid` or `same_pool` for the CBR family; `same` (TensorFlow's) or `symmetric` for
+            EfficientNet and MobileNet; None is the family's own.
+        first_layer: how RGB weights meet another number of channels: `sum`, `first` or `repeat`.
+        identity_statistics: `refuse` weights whose batch norm is folded or untrained, or `accept` them.
+    """
+
+    __pydantic_config__ = _STRICT
+    name: str
+    weights: str | None = None
+    padding: Literal["same", "valid", "same_pool", "symmetric"] | None = None
+    first_layer: Literal["sum", "first", "repeat"] = "sum"
+    identity_statistics: Literal["refuse", "accept"] = "refuse"
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitSpec:
+    """One arm: a point in the small space that holds every published initialisation and protocol.
+
+    Attributes:
+        depth: how many blocks come from the weights: an int, the name of the last such block, `middle` or `all`.
+        level: what a block is: `stage`, `block` or `wt-st`.
+        rest: how the other blocks start: `random`, `mean_var`, `sampled`, `shuffled`.
+        random: which random start: `default` (the network's own), `he_fan_out`, `glorot_normal`, `trunc_normal`.
+        norm: normalisation layers of the other blocks: `identity`, `mean_var`, `transfer`.
+        biases: of convolutions and linear layers above: as the `rest`, or `random` (T and V resample weights only).
+        overrides: `{block, module or parameter: scheme}` where a part is to start otherwise.
+        head: a `fresh` classifier, or the `source`'s.
+        freeze: how many blocks stay as they are, as `depth`.
+        norm_statistics: batch-norm statistics of frozen blocks: `frozen`, or `updated` as in the papers' code.
+    """
+
+    __pydantic_config__ = _STRICT
+    depth: Depth = 0
+    level: Literal["stage", "block", "wt-st"] = "stage"
+    rest: Literal["random", "mean_var", "sampled", "shuffled"] = "random"
+    random: Literal["default", "he_fan_out", "glorot_normal", "trunc_normal"] = "default"
+    norm: Literal["identity", "mean_var", "transfer"] = "identity"
+    biases: Literal["rest", "random"] = "rest"
+    overrides: dict[str, str] = field(default_factory=dict)
+    head: Literal["fresh", "source"] = "fresh"
+    freeze: Depth = 0
+    norm_statistics: Literal["frozen", "updated"] = "frozen"
+
+    @property
+    def needs_weights(self) -> bool:
+        """Whether this arm draws anything from pretrained weights."""
+        foreign = {"transfer", "mean_var", "sampled", "shuffled"} & set(self.overrides.values())
+        return (
+            self.depth != 0
+            or self.rest != "random"
+            or self.norm != "identity"
+            or self.head == "source"
+            or bool(foreign)
+        )
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} is {value}; expected 0 or more blocks, a block's name, 'middle' or 'all'"
+            for name, value in (("depth", self.depth), ("freeze", self.freeze))
+            if isinstance(value, int) and value < 0
+        ]
+        if self.norm_statistics == "updated" and self.freeze == 0:
+            problems.append(
+                "norm_statistics is 'updated' but nothing is frozen; set freeze, or leave norm_statistics out"
+            )
+        _refuse(problems)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSpec:
+    """The optimiser; `head_learning_rate` is the head's own rate, `decay_1d: false` spares biases and norms."""
+
+    __pydantic_config__ = _STRICT
+    name: Literal["adam", "adamw", "sgd"] = "adam"
+    learning_rate: float = 1e-3
+    head_learning_rate: float | None = None
+    weight_decay: float = 0.0
+    decay_1d: bool = True
+    momentum: float = 0.9
+    nesterov: bool = False
+    clip_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} is {value}; expected a positive number"
+            for name, value in (
+                ("learning_rate", self.learning_rate),
+                ("head_learning_rate", self.head_learning_rate),
+                ("clip_norm", self.clip_norm),
+            )
+            if value is not None and not value > 0
+        ]
+        if self.weight_decay < 0:
+            problems.append(f"weight_decay is {self.weight_decay}; expected 0 or more")
+        if not 0 <= self.momentum < 1:
+            problems.append(f"momentum is {self.momentum}; expected a number in [0, 1)")
+        if self.nesterov and self.name != "sgd":
+            problems.append(f"nesterov goes with sgd, not with {self.name}")
+        _refuse(problems)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleSpec:
+    """How the learning rate moves: warm-up, then `constant`, `step` at milestones, or reduce-on-`plateau`."""
+
+    __pydantic_config__ = _STRICT
+    name: Literal["constant", "step", "plateau"] = "constant"
+    milestones: tuple[float, ...] = ()
+    milestone_unit: Literal["epochs", "steps"] = "epochs"
+    factor: float = 0.1
+    patience: int = 5
+    patience_unit: Literal["validations", "epochs"] = "validations"
+    warmup: float = 0
+    warmup_unit: Literal["steps", "epochs"] = "steps"
+    warmup_start: float = 0.0
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.name == "step" and not self.milestones:
+            problems.append("a step schedule needs milestones, the epochs at which the rate falls, e.g. [30, 60, 90]")
+        if self.name != "step" and self.milestones:
+            problems.append(f"milestones go with the step schedule, not with {self.name}")
+        if not 0 < self.factor < 1:
+            problems.append(f"factor is {self.factor}; expected a number in (0, 1)")
+        if self.warmup < 0 or self.patience < 0 or self.warmup_start < 0:
+            problems.append("warmup, warmup_start and patience must be 0 or more")
+        _refuse(problems)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoppingSpec:
+    """When a training ends early: after `patience` validations without a better value, or at a tiny learning rate."""
+
+    __pydantic_config__ = _STRICT
+    patience: int | None = None
+    min_learning_rate: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.patience is not None and self.patience < 1:
+            raise SpecError(f"patience is {self.patience}; expected 1 or more validations, or nothing")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSpec:
+    """How a network is trained; the defaults are Adam at 1e-3 with batches of 32.
+
+    Attributes:
+        epochs, steps: the length; give one of the two.
+        batch_size: images a step.
+        loss: `softmax` (cross-entropy), `sigmoid` (independent sigmoids with binary cross-entropy, as T trains), or
+            `auto`: sigmoid for multi-label data, else softmax.
+        class_weights: `none`, or `balanced` by the training part's class counts.
+        augment: the name of a set of augmentations.
+        monitor: what the best checkpoint is chosen by; None is the study's metric.
+        validate_every: steps (int), or a fraction of an epoch (float).
+        test_crops: `center`, or `ten` crops averaged, as V tests.
+        threads: CPU threads of a run; part of its identity, since sums change bits with it.
+        precision: `no`, `bf16` or `fp16`.
+    """
+
+    __pydantic_config__ = _STRICT
+    epochs: float | None = None
+    steps: int | None = None
+    batch_size: int = 32
+    optimizer: OptimizerSpec = field(default_factory=OptimizerSpec)
+    schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
+    stopping: StoppingSpec = field(default_factory=StoppingSpec)
+    loss: Literal["auto", "softmax", "sigmoid"] = "auto"
+    class_weights: Literal["none", "balanced"] = "none"
+    augment: Augmentation = "none"
+    monitor: Metric | Literal["loss"] | None = None
+    validate_every: int | float = 1.0
+    test_crops: Literal["center", "ten"] = "center"
+    threads: int = 1
+    precision: Literal["no", "bf16", "fp16"] = "no"
+
+    def __post_init__(self) -> None:
+        problems = []
+        if (self.epochs is None) == (self.steps is None):
+            problems.append("give the length of the training as either epochs or steps")
+        for name, value in (("epochs", self.epochs), ("steps", self.steps)):
+            if value is not None and value <= 0:
+                problems.append(f"{name} is {value}; expected more than 0")
+        if self.batch_size < 2:
+            problems.append(f"batch_size is {self.batch_size}; batch norm needs at least 2 images")
+        if self.validate_every <= 0:
+            problems.append(
+                f"validate_every is {self.validate_every}; expected steps (int) or a fraction of an epoch (float)"
+            )
+        if self.threads < 1:
+            problems.append(f"threads is {self.threads}; expected 1 or more")
+        _refuse(problems)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceSpec:
+    """A training whose weights others start from; without `model`, each network that asks is trained itself."""
+
+    __pydantic_config__ = _STRICT
+    data: DataSpec
+    train: TrainSpec
+    model: ModelSpec | None = None
+    init: InitSpec = field(default_factory=InitSpec)
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudySpec:
+    """A whole study: data, networks, arms, seeds, and the question they answer.
+
+    Attributes:
+        name: names the folder of the results; letters, digits, `-`, `_`, `.`.
+        title, question: what the report says above the answer.
+        metric: what the arms are compared by.
+        margin: the difference in the metric below which two arms count as equal; fixed before training.
+        threshold: validation value of the metric for "steps to reach it"; None leaves that table out.
+        baseline: the arm that the others are compared with.
+        pairs: further pairs to compare, `[[pretrained, mean_var], ...]`: the first against the second.
+        seeds: how many, or which; a seed is initialisation, order and augmentation, never the split.
+    """
+
+    __pydantic_config__ = _STRICT
+    name: str
+    data: DataSpec
+    models: dict[str, ModelSpec]
+    arms: dict[str, InitSpec]
+    train: TrainSpec
+    title: str = ""
+    question: str = ""
+    metric: Metric = "auroc"
+    margin: float = 0.02
+    threshold: float | None = None
+    baseline: str = "random"
+    pairs: tuple[tuple[str, str], ...] = ()
+    seeds: int | tuple[int, ...] = 3
+    sources: dict[str, SourceSpec] = field(default_factory=dict)
+
+    @property
+    def seed_list(self) -> tuple[int, ...]:
+        """The seeds themselves: `3` means 0, 1, 2."""
+        return tuple(range(self.seeds)) if isinstance(self.seeds, int) else self.seeds
+
+    def __post_init__(self) -> None:
+        problems = []
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", self.name):
+            problems.append(f"name: {self.name!r} names a folder; expected letters, digits, '-', '_' or '.' only")
+        if not self.models:
+            problems.append("models: none given; expected at least one, e.g. {small: {name: cbr_small}}")
+        if not self.arms:
+            problems.append("arms: none given; expected at least one, e.g. {random: {}}")
+        if self.arms and self.baseline not in self.arms:
+            problems.append(f"baseline: {self.baseline!r} is not an arm; {nearest(self.baseline, self.arms)}")
+        for index, pair in enumerate(self.pairs):
+            problems += [
+                f"pairs.{index}: {arm!r} is not an arm; {nearest(arm, self.arms)}"
+                for arm in pair
+                if arm not in self.arms
+            ]
+        if not self.margin > 0:
+            problems.append(f"margin: {self.margin} is no margin; expected a positive difference in {self.metric}")
+        if not self.seed_list or len(set(self.seed_list)) != len(self.seed_list) or min(self.seed_list) < 0:
+            problems.append(f"seeds: {self.seeds}; expected a positive number of seeds, or a list of different ones")
+        problems += self._weight_problems()
+        _refuse(problems)
+
+    def _weight_problems(self) -> list[str]:
+        problems = []
+        hungry = [name for name, arm in self.arms.items() if arm.needs_weights]
+        for label, model in self.models.items():
+            if hungry and model.weights is None:
+                problems.append(
+                    f"models.{label}.weights: missing, but the arm{'s' if len(hungry) > 1 else ''} {', '.join(hungry)} "
+                    "need pretrained weights; give a timm tag, a file, or run:NAME"
+                )
+            elif model.weights is not None and model.weights.startswith("run:"):
+                name = model.weights.removeprefix("run:")
+                if name not in self.sources:
+                    problems.append(
+                        f"models.{label}.weights: {model.weights!r} names no source; {nearest(name, self.sources)}"
+                    )
+        for name, source in self.sources.items():
+            for where, spec in (("model", source.model),):
+                if spec is not None and (spec.weights or "").startswith("run:"):
+                    problems.append(f"sources.{name}.{where}.weights: a source cannot start from another run")
+            if source.init.needs_weights and (source.model is None or source.model.weights is None):
+                problems.append(f"sources.{name}.init needs weights: give sources.{name}.model.weights")
+        return problems
