@@ -1,0 +1,40 @@
+"""The two shapes in which a family of networks tells how it is cut into blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One block, or with `*` one block for every child of a module that matches, in their order.
+
+    Args:
+        name: the block's name; a path part with `*` stands for every child of that pattern, as in `layer1.*`.
+        paths: modules or parameters that the block owns; empty: the module of the same name.
+        output: the module whose output is the block's; empty: the module of the same name.
+        cut: False for a block after which the network cannot be cut.
+    """
+
+    name: str
+    paths: tuple[str, ...] = ()
+    output: str = ""
+    cut: bool = True
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of networks: how it is recognised, its head and its rules for each level.
+
+    Args:
+        name: the family's name.
+        recognised_by: direct children of the network that must all be there.
+        head: modules of the classifier.
+        levels: the rules of each level; a level that is not here is not defined for the family.
+    """
+
+    name: str
+    recognised_by: tuple[str, ...]
+    head: tuple[str, ...]
+    levels: Mapping[str, tuple[Rule, ...]]

@@ -1,0 +1,28 @@
+"""Blocks of ResNets as timm and torchvision name them, and of their relatives with the same children.
+
+`stage` and `block` follow T (conv1, Block1..4) and P (the candidate cuts: stem, then every residual block; the stem
+ends after its pooling). `layer` are the feature layers of M (conv1 before its norm, then every residual block: 17 for
+ResNet-50). `wt-st` is M's table 2: conv1, bn1 and four stages. A stem of three convolutions (ResNet-10-t, ResNet-D)
+is one module `conv1`, so it needs no rule of its own.
+"""
+
+from __future__ import annotations
+
+from transfuse.models.architectures.family import Family, Rule
+
+_STEM = Rule("stem", ("conv1", "bn1"), "maxpool")
+_STAGES = (Rule("layer1"), Rule("layer2"), Rule("layer3"), Rule("layer4"))
+_RESIDUAL_BLOCKS = (Rule("layer1.*"), Rule("layer2.*"), Rule("layer3.*"), Rule("layer4.*"))
+
+RESNET = Family(
+    name="resnet",
+    recognised_by=("conv1", "bn1", "maxpool", "layer1", "layer2", "layer3", "layer4", "fc"),
+    head=("fc",),
+    levels={
+        "stage": (_STEM, *_STAGES),
+        "block": (_STEM, *_RESIDUAL_BLOCKS),
+        # The tap is the convolution's output, as in M's code, but its batch norm comes along: no cut between them.
+        "layer": (Rule("conv1", ("conv1", "bn1"), "conv1", cut=False), *_RESIDUAL_BLOCKS),
+        "wt-st": (Rule("conv1"), Rule("bn1"), *_STAGES),
+    },
+)

@@ -1,0 +1,196 @@
+"""Weights from elsewhere: finding the file, reading it without running its code, naming its tensors our way."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from transfuse.errors import TransferError, nearest
+from transfuse.models.create import import_timm
+
+SAFE, PICKLED = (".safetensors",), (".pth", ".pt", ".th", ".bin", ".tar")
+
+# Where a training script puts the weights among the other things that it saves; the first that is there is taken.
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+
+# How names of other programs become ours: (pattern, replacement, reason).
+RENAMINGS = (
+    (r"^(module\.|_orig_mod\.)+", "", "prefix of DataParallel, DistributedDataParallel or torch.compile"),
+    (
+        r"(denselayer\d+)\.(norm|relu|conv)\.([12])\.",
+        r"\1.\2\3.",
+        "DenseNet checkpoints from before torchvision 0.3",
+    ),
+)
+
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """A file of weights: the name that was asked for, where it lies, the sha256 of its content and its licence."""
+
+    name: str
+    path: Path
+    sha256: str
+    licence: str | None
+
+
+def find_weights(source: str, root: str | Path | None = None) -> WeightsFile:
+    """The file that a source names: a local file, or a timm tag ("mobilenetv2_100.ra_in1k") through the hub's cache.
+
+    Local files are looked for at the path itself, under `root`, under $TRANSFUSE_DATA and under the current folder; a
+    tag first as `<tag>.safetensors` in those folders (a machine without network), then in the Hugging Face cache, then,
+    unless HF_HUB_OFFLINE is set, on the network.
+
+    Raises TransferError that says where it was looked for and what to copy where.
+    """
+    folders = [Path(folder) for folder in (root, os.environ.get("TRANSFUSE_DATA"), Path.cwd()) if folder]
+    if source.endswith((*SAFE, *PICKLED)) or "/" in source or os.sep in source:
+        candidates = [folder / Path(source).expanduser() for folder in folders]
+        for path in candidates:
+            if path.is_file():
+                return WeightsFile(source, path, sha256_of(path), None)
+        raise TransferError(
+            f"There is no file of weights {source!r}. Looked at: {', '.join(str(path) for path in candidates)}. "
+            "Give an absolute path, or one below `root` or $TRANSFUSE_DATA."
+        )
+    config = _timm_tag(source)
+    for path in (folder / f"{source}.safetensors" for folder in folders):
+        if path.is_file():
+            return WeightsFile(source, path, sha256_of(path), config.license)
+    path = _from_hub(source, config.hf_hub_id, folders[0])
+    return WeightsFile(source, path, sha256_of(path), config.license)
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a file on the CPU, unwrapped from `{"state_dict": ...}` and renamed by `RENAMINGS`.
+
+    Reads `.safetensors`, and `.pth .pt .th .bin .tar` with `weights_only=True`: nothing in the file is executed. Raises
+    TransferError for a pickle that would need code, a damaged file, and a file that holds no tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise TransferError(f"There is no file of weights at {path}.")
+    if path.suffix in SAFE:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return rename(load_file(path, device="cpu"))
+        except (SafetensorError, OSError) as error:
+            raise TransferError(f"{path} is not a readable safetensors file ({error}): copy it again.") from error
+    if path.suffix not in PICKLED:
+        raise TransferError(f"{path} has an unknown ending {path.suffix!r}: {nearest(path.suffix, (*SAFE, *PICKLED))}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise TransferError(
+            f"{path} is a pickle that would have to run code to be read, or it is damaged, and is refused "
+            f"({_first_line(error)}). Where you trust it, convert it once: "
+            "safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')."
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        raise TransferError(f"{path} is not a readable checkpoint ({_first_line(error)}): copy it again.") from error
+    return rename(_unwrap(content, path))
+
+
+def rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors with their names changed by `RENAMINGS`; raises TransferError if two become one.
+
+    >>> list(rename({"module.features.denselayer1.norm.1.weight": torch.ones(1)}))
+    ['features.denselayer1.norm1.weight']
+    """
+    renamed: dict[str, Tensor] = {}
+    for key, tensor in state.items():
+        name = key
+        for pattern, replacement, _ in RENAMINGS:
+            name = re.sub(pattern, replacement, name)
+        if name in renamed:
+            raise TransferError(f"Two tensors of the weights are both named {name!r} once {key!r} is renamed.")
+        renamed[name] = tensor
+    return renamed
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file's content, as hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
+    if isinstance(content, Mapping):
+        for wrapper in WRAPPERS:
+            if isinstance(content.get(wrapper), Mapping):
+                return _unwrap(content[wrapper], path)
+        if content and all(isinstance(value, Tensor) for value in content.values()):
+            return dict(content)
+    held = (
+        f"the entries {', '.join(map(str, list(content)[:8]))}"
+        if isinstance(content, Mapping)
+        else f"a {type(content).__name__}"
+    )
+    raise TransferError(
+        f"{path} holds {held}, not a state dict, nor one under {', '.join(map(repr, WRAPPERS))}: "
+        "save model.state_dict()."
+    )
+
+
+def _timm_tag(source: str) -> Any:
+    import_timm()
+    from timm.models import get_pretrained_cfg, list_pretrained
+
+    architecture, _, tag = source.partition(".")
+    tags = list_pretrained(f"{architecture}.*")
+    if source in tags:
+        return get_pretrained_cfg(source)
+    choices = tags or list_pretrained()
+    what = "names a network, not weights" if tags and not tag else "is neither a timm tag of weights nor a file"
+    raise TransferError(f"The source {source!r} {what}: {nearest(source, choices)}")
+
+
+def _from_hub(tag: str, repository: str, folder: Path) -> Path:
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    for file in HUB_FILES:
+        if isinstance(cached := try_to_load_from_cache(repository, file), str):
+            return Path(cached)
+    reason = _no_network()
+    if not reason:
+        try:
+            return Path(hf_hub_download(repository, HUB_FILES[0]))
+        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+            reason = _first_line(error)
+    raise TransferError(
+        f"The weights {tag!r} are not in the Hugging Face cache and cannot be fetched ({reason}). On a connected "
+        f"machine run `hf download {repository} {HUB_FILES[0]}`, then copy that file to "
+        f"{folder / f'{tag}.safetensors'} here (or give the path of a .safetensors file as the source)."
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:160]  # an EOFError has no message
+
+
+def _no_network() -> str:
+    """Why the hub need not be asked ("" if it should be): asking it without a network takes half a minute."""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return "HF_HUB_OFFLINE is set"
+    if any(os.environ.get(name) for name in ("HF_ENDPOINT", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return ""
+    try:
+        socket.getaddrinfo("huggingface.co", 443)
+    except OSError:
+        return "there is no network"
+    return ""

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from transfuse.errors import TransferError
+from transfuse.models import blocks_of, create_model
+from transfuse.models.matching import fit_channels, match_weights
+
+
+def trained(model: nn.Module) -> dict[str, Tensor]:
+    return {key: tensor + 0.25 for key, tensor in model.state_dict().items()}
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    return create_model("cbr_demo", classes=5)
+
+
+def body(model: nn.Module) -> list[str]:
+    return [key for key in model.state_dict() if not key.startswith("head.")]
+
+
+def test_everything_is_matched_and_the_classifier_of_the_source_is_excused_by_name(model: nn.Module) -> None:
+    source = trained(create_model("cbr_demo", classes=1000))
+    matched = match_weights(model, blocks_of(model), source, body(model))
+    assert list(matched.tensors) == body(model)
+    assert matched.excused == (
+        ("head.weight", "classifier of the source"),
+        ("head.bias", "classifier of the source"),
+    )
+    assert matched.first_layer == ""
+
+
+def test_another_architecture_lists_both_sides(model: nn.Module) -> None:
+    source = trained(create_model("cbr_small", classes=5))
+    source["extra.weight"] = torch.ones(1)
+    del source["layer2.bn.bias"]
+    with pytest.raises(TransferError) as caught:
+        match_weights(model, blocks_of(model), source, body(model))
+    message = str(caught.value)
+    assert "These weights (26 tensors) are not of this Sequential; nothing was changed." in message
+    assert "1 missing in the source:\n - layer2.bn.bias" in message
+    assert "1 unexpected:\n + extra.weight" in message
+    assert " ~ layer1.conv.weight: (32, 3, 7, 7) in the source, (16, 3, 5, 5) in the network" in message
+    assert " ~ ... (" in message
+    assert message.endswith("or give weights of this one.")
+
+
+def test_a_longer_network_is_not_taken_for_a_shorter_one() -> None:
+    shallow, deep = create_model("resnet18", classes=5, device="meta"), create_model("resnet34", classes=5)
+    needed = [key for key in shallow.state_dict() if not key.startswith("fc.")]
+    with pytest.raises(TransferError, match=r"unexpected:\n \+ layer1.2.conv1.weight"):
+        match_weights(shallow, blocks_of(shallow), trained(deep), needed)
+
+
+def test_what_is_not_needed_may_have_any_shape(model: nn.Module) -> None:
+    source = trained(model)
+    source["layer4.conv.weight"] = torch.ones(3)
+    lower = [key for key in body(model) if not key.startswith("layer4.")]
+    matched = match_weights(model, blocks_of(model), source, lower)
+    assert ("layer4.conv.weight", "not asked for") in matched.excused
+    with pytest.raises(TransferError, match=r"~ layer4.conv.weight: \(3,\) in the source"):
+        match_weights(model, blocks_of(model), source, body(model))
+
+
+def test_old_checkpoints_have_no_counter_of_batches(model: nn.Module) -> None:
+    source = {key: tensor for key, tensor in trained(model).items() if "num_batches" not in key}
+    matched = match_weights(model, blocks_of(model), source, body(model))
+    assert matched.tensors["layer1.bn.num_batches_tracked"] == 0
+    assert ("layer1.bn.num_batches_tracked", "not in the source, counts from 0") in matched.excused
+
+
+def test_folded_batch_norm_is_refused_unless_accepted(model: nn.Module) -> None:
+    source = trained(model)
+    for key, tensor in source.items():
+        if "running" in key:
+            tensor.fill_(float(key.endswith("var")))
+    with pytest.raises(TransferError, match=r"All 4 batch-norm layers .* folded .*identity_statistics='accept'"):
+        match_weights(model, blocks_of(model), source, body(model))
+    match_weights(model, blocks_of(model), source, body(model), identity_statistics="accept")
+    source["layer3.bn.running_mean"][0] = 0.1
+    match_weights(model, blocks_of(model), source, body(model))
+    with pytest.raises(TransferError, match=r"Unknown identity_statistics 'acept': did you mean 'accept'"):
+        match_weights(model, blocks_of(model), source, body(model), identity_statistics="acept")
+
+
+def test_values_that_are_no_numbers(model: nn.Module) -> None:
+    source = trained(model)
+    source["layer2.conv.weight"][0] = float("nan")
+    with pytest.raises(TransferError, match=r"NaN or infinite values: layer2.conv.weight. Use an earlier checkpoint"):
+        match_weights(model, blocks_of(model), source, body(model))
+
+
+def test_half_precision_is_converted(model: nn.Module) -> None:
+    source = {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in trained(model).items()}
+    matched = match_weights(model, blocks_of(model), source, body(model))
+    assert all(
+        matched.tensors[key].dtype == tensor.dtype
+        for key, tensor in model.state_dict().items()
+        if key in matched.tensors
+    )
+
+
+def test_summed_first_layer_gives_on_grey_what_colour_gave() -> None:
+    weight = torch.randn(4, 3, 5, 5, dtype=torch.float64)
+    grey = torch.randn(2, 1, 9, 9, dtype=torch.float64)
+    expected = nn.functional.conv2d(grey.expand(-1, 3, -1, -1), weight)
+    torch.testing.assert_close(nn.functional.conv2d(grey, fit_channels(weight, 1)), expected)
+    for channels in (2, 5):
+        for how in ("sum",):
+            fitted = fit_channels(weight, channels, how)
+            torch.testing.assert_close(nn.functional.conv2d(grey.expand(-1, channels, -1, -1), fitted), expected)
+    six = fit_channels(weight, 6, "repeat")
+    torch.testing.assert_close(nn.functional.conv2d(grey.expand(-1, 6, -1, -1), six), expected)
+    assert torch.equal(fit_channels(weight, 2, "first"), weight[:, :2])
+    with pytest.raises(TransferError, match=r"first_layer='first' wants 4 channels and the source has 3: use 'sum'"):
+        fit_channels(weight, 4, "first")
+    with pytest.raises(TransferError, match=r"Unknown first_layer 'summ': did you mean 'sum'"):
+        fit_channels(weight, 1, "summ")
+
+
+def test_only_the_first_convolution_may_have_other_channels() -> None:
+    grey, colour = (create_model("test_resnet", classes=2, channels=channels) for channels in (1, 3))
+    matched = match_weights(grey, blocks_of(grey), trained(colour), [k for k in grey.state_dict() if k[:2] != "fc"])
+    assert matched.first_layer == "sum: 3 to 1 channels"
+    assert matched.tensors["conv1.0.weight"].shape[1] == 1

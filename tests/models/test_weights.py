@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import hashlib
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from transfuse.errors import TransferError
+from transfuse.models import find_weights, read_weights
+from transfuse.models.weights import RENAMINGS, rename
+
+TAG = "resnet10t.c3_in1k"
+
+
+@pytest.fixture
+def state() -> dict[str, Tensor]:
+    return {"conv1.weight": torch.arange(12.0).reshape(2, 3, 2, 1), "bn1.running_mean": torch.tensor([0.5, -0.5])}
+
+
+@pytest.fixture
+def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.delenv("TRANSFUSE_DATA", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.chdir(tmp_path)
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return list(a) == list(b) and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_safetensors_and_checkpoints_give_the_same(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    save_file(state, tmp_path / "w.safetensors")
+    ordered = dict(sorted(state.items()))
+    assert same(dict(sorted(read_weights(tmp_path / "w.safetensors").items())), ordered)
+    prefixed = {f"module.{key}": tensor for key, tensor in state.items()}
+    contents = (state, {"state_dict": prefixed, "best_prec1": 92.0}, {"model": {"state_dict": state}, "epoch": 3})
+    for index, content in enumerate(contents):
+        for ending in (".pth", ".pt", ".th"):
+            path = tmp_path / f"{index}{ending}"
+            torch.save(content, path)
+            assert same(read_weights(path), state)
+
+
+class Harmful:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (Path.touch, (Path("executed"),))  # type: ignore[return-value]
+
+
+def test_a_pickle_that_needs_code_is_refused_and_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": Harmful()}, tmp_path / "evil.pth")
+    with pytest.raises(
+        TransferError, match=r"(?s)evil.pth is a pickle that would have to run code.*safetensors.torch.save_file"
+    ):
+        read_weights(tmp_path / "evil.pth")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_damaged_and_foreign_files(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    save_file(state, tmp_path / "whole.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "whole.safetensors").read_bytes()[:-5])
+    torch.save(state, tmp_path / "whole.pth")
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "whole.pth").read_bytes()[:300])
+    (tmp_path / "empty.pt").touch()
+    (tmp_path / "text.pth").write_text("not a checkpoint")
+    with pytest.raises(TransferError, match=r"cut.safetensors is not a readable safetensors file .*copy it again"):
+        read_weights(tmp_path / "cut.safetensors")
+    for name in ("cut.pth", "empty.pt", "text.pth"):
+        with pytest.raises(TransferError, match=rf"{name} is"):
+            read_weights(tmp_path / name)
+    torch.save({"epoch": 3, "loss": 0.5}, tmp_path / "log.pth")
+    with pytest.raises(
+        TransferError, match=r"log.pth holds the entries epoch, loss, not a state dict.*model.state_dict"
+    ):
+        read_weights(tmp_path / "log.pth")
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(TransferError, match=r"list.pth holds a list, not a state dict"):
+        read_weights(tmp_path / "list.pth")
+    (tmp_path / "w.h5").touch()
+    with pytest.raises(TransferError, match=r"unknown ending '.h5': .*Choices: .safetensors"):
+        read_weights(tmp_path / "w.h5")
+    with pytest.raises(TransferError, match=r"no file of weights at .*nowhere.pth"):
+        read_weights(tmp_path / "nowhere.pth")
+
+
+def test_renamings() -> None:
+    one = torch.ones(1)
+    old = {"module.features.denseblock1.denselayer2.norm.1.weight": one, "_orig_mod.module.conv.2.weight": one}
+    assert list(rename(old)) == ["features.denseblock1.denselayer2.norm1.weight", "conv.2.weight"]
+    assert all(reason for *_, reason in RENAMINGS)
+    with pytest.raises(TransferError, match=r"both named 'a' once 'module.a' is renamed"):
+        rename({"a": one, "module.a": one})
+
+
+def test_local_files_are_found_under_root_data_folder_and_here(
+    tmp_path: Path, state: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("root", "data", "here"):
+        (tmp_path / folder / "weights").mkdir(parents=True)
+        save_file({"a": torch.full((1,), float(len(folder)))}, tmp_path / folder / "weights" / f"{folder}.safetensors")
+    monkeypatch.setenv("TRANSFUSE_DATA", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path / "here")
+    for folder in ("root", "data", "here"):
+        found = find_weights(f"weights/{folder}.safetensors", tmp_path / "root")
+        path = tmp_path / folder / "weights" / f"{folder}.safetensors"
+        assert found.path.resolve() == path.resolve()
+        assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert found.licence is None
+        assert find_weights(str(path)).path == path
+    with pytest.raises(
+        TransferError, match=r"no file of weights 'weights/x.pth'. Looked at: .*root.*data.*here.*absolute"
+    ):
+        find_weights("weights/x.pth", tmp_path / "root")
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_tag_that_is_not_cached_says_what_to_copy_where(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    with pytest.raises(
+        TransferError,
+        match=rf"(?s)weights '{TAG}' are not in the Hugging Face cache.*HF_HUB_OFFLINE is set.*hf download timm/{TAG} "
+        rf"model.safetensors.*copy that file to .*root/{TAG}.safetensors",
+    ):
+        find_weights(TAG, tmp_path / "root")
+    (tmp_path / "root").mkdir()
+    save_file(state, tmp_path / "root" / f"{TAG}.safetensors")  # the cure of the message
+    found = find_weights(TAG, tmp_path / "root")
+    assert (found.name, found.licence) == (TAG, "apache-2.0")
+    assert same(dict(sorted(read_weights(found.path).items())), dict(sorted(state.items())))
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_cached_tag_is_found_without_network(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    folder = tmp_path / "hub" / f"models--timm--{TAG}"
+    (folder / "snapshots" / "abc").mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("abc")
+    save_file(state, folder / "snapshots" / "abc" / "model.safetensors")
+    assert find_weights(TAG).path == folder / "snapshots" / "abc" / "model.safetensors"
+
+
+@pytest.mark.usefixtures("offline")
+def test_no_network_is_noticed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise socket.gaierror("Name or service not known")
+
+    for name in ("HF_HUB_OFFLINE", "HF_ENDPOINT", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    with pytest.raises(TransferError, match=r"cannot be fetched \(there is no network\)"):
+        find_weights(TAG)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("resnet10t", r"'resnet10t' names a network, not weights: .*resnet10t.c3_in1k"),
+        ("resnet10t.c3_in1", r"neither a timm tag of weights nor a file: did you mean 'resnet10t.c3_in1k'"),
+        ("no_such_network.x", r"'no_such_network.x' is neither a timm tag of weights nor a file: .*Choices"),
+    ],
+)
+def test_names_that_are_no_tags(source: str, message: str) -> None:
+    with pytest.raises(TransferError, match=message):
+        find_weights(source)
+
+
+def test_real_checkpoints_of_others(real_data: Path) -> None:
+    for name, count in (("resnet20-12fca82f.th", 269_722), ("resnet56-4bfd9763.th", 853_018)):
+        state = read_weights(real_data / "weights" / "resnet_cifar10" / name)
+        assert not any(key.startswith("module.") for key in state)
+        assert sum(tensor.numel() for key, tensor in state.items() if "running_" not in key) == count
