@@ -1,0 +1,259 @@
+"""One self-contained HTML page: it opens offline, asks the network for nothing, and says the answer first."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import pandas as pd
+
+from transfuse.errors import StoreError
+from transfuse.report import figures, tables
+from transfuse.report.palette import DARK, LIGHT, PAGE, Style, arm_styles
+from transfuse.results import arms, phrases
+from transfuse.results.arms import ArmComparison, ArmEstimate
+from transfuse.results.recommend import Recommendation
+
+if TYPE_CHECKING:
+    import altair
+    import jinja2
+
+VEGA_LITE = "6.4"  # the version inside vl-convert that draws and that is put into the page
+MANY_RUNS = 40  # a longer table of runs starts folded
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Everything that a report shows; it is made of tables and texts only.
+
+    Attributes:
+        study: name, title, question, metric, margin, threshold, baseline, confidence, arms (label -> init settings),
+            models (label -> settings), data (facts, nested as wished), seeds, spec (YAML text); each may be missing.
+        recommendation: what `recommend` made of it.
+        runs, history, predictions: the study's tables; may be empty.
+        comparisons, estimates: what the recommendation rests on.
+        notes: sentences about the data.
+        environment: versions, machine, threads; nested as wished.
+        samples: sample images as (caption, bytes of a PNG file).
+        failures: attempts without a result: model, arm, seed, reason, run_id.
+    """
+
+    study: Mapping[str, Any]
+    recommendation: Recommendation
+    runs: pd.DataFrame = field(default_factory=pd.DataFrame)
+    history: pd.DataFrame = field(default_factory=pd.DataFrame)
+    predictions: pd.DataFrame = field(default_factory=pd.DataFrame)
+    comparisons: Sequence[ArmComparison] = ()
+    estimates: Sequence[ArmEstimate] = ()
+    notes: Sequence[str] = ()
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    samples: Sequence[tuple[str, bytes]] = ()
+    failures: Sequence[Mapping[str, Any]] = ()
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One chart of the page: a still picture, and the definition that the page's script makes interactive."""
+
+    key: str
+    model: str
+    description: str
+    svg: str
+    spec: Mapping[str, Any]
+
+
+def write_report(contents: Contents, path: str | Path, *, interactive: bool = True) -> Path:
+    """Write the report to `path` (made whole or not at all) and return the path.
+
+    Raises:
+        StoreError: where the file cannot be written; an earlier report stays as it was.
+    """
+    path = Path(path)
+    page = render(contents, interactive=interactive)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(page, encoding="utf-8")
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True) if path.parent.is_dir() else None
+        raise StoreError(
+            f"The report cannot be written to {str(path)!r} ({error.strerror or error}); "
+            "expected a file in a folder with room and write access: free some space or name another path"
+        ) from error
+    return path
+
+
+def render(contents: Contents, *, interactive: bool = True) -> str:
+    """The page as text; `interactive` puts the Vega bundle (0.9 MB) into it, else its charts are still pictures."""
+    study = contents.study
+    settings = {str(arm): dict(value or {}) for arm, value in (study.get("arms") or {}).items()}
+    seen = [*(row.arm for row in contents.estimates), *(row.arm for row in contents.comparisons)]
+    for arm in [*seen, *(arms.arm_runs(contents.runs)["arm"].astype(str) if len(contents.runs) else ())]:
+        settings.setdefault(arm, {})
+    baseline = str(study.get("baseline") or next(iter(settings), ""))
+    styles = arm_styles(settings, baseline)
+    metric = str(study.get("metric") or "auroc")
+    quantity = arms.monitored_quantity(contents.runs, contents.history, metric)
+    forests, gains, curves = _charts(contents, styles, baseline, quantity)
+    charts = [*forests, *gains, *curves]
+    threshold = study.get("threshold")
+    speeds = (
+        arms.steps_to_threshold(contents.runs, contents.history, quantity, float(threshold))
+        if threshold is not None
+        else ()
+    )
+    models = list(
+        dict.fromkeys([*map(str, study.get("models") or {}), *(part.model for part in contents.recommendation.models)])
+    )
+    metrics = tables.test_metrics(contents.runs, metric)
+    run_rows = tables.run_rows(contents.runs, metrics, contents.failures)
+    spec = str(study.get("spec") or "")
+    name = str(study.get("name") or "study")
+    template = _environment().get_template("report.html.j2")
+    return template.render(
+        study=study,
+        name=name,
+        title=str(study.get("title") or name),
+        recommendation=contents.recommendation,
+        metric=phrases.metric_name(metric),
+        margin=study.get("margin"),
+        threshold=threshold,
+        quantity=phrases.metric_name(quantity),
+        baseline=baseline,
+        confidence=f"{100 * float(study.get('confidence') or 0.95):g}",
+        styles=styles,
+        subjects=arms.subjects(settings),
+        forests=forests,
+        gains=gains,
+        curves=curves,
+        arm_tables={
+            model: tables.arm_rows(
+                model,
+                list(settings),
+                baseline,
+                contents.estimates,
+                contents.comparisons,
+                speeds,
+                study.get("seeds") or (),
+            )
+            for model in models
+        },
+        seeds=study.get("seeds") or (),
+        speeds=speeds,
+        metrics=[phrases.metric_name(each) for each in metrics],
+        runs=run_rows,
+        many_runs=len(run_rows) > MANY_RUNS,
+        samples=tables.grouped(contents.samples),
+        data_facts=[
+            *tables.facts(study.get("data") or {}, skip=("root",)),
+            *tables.counts(contents.predictions, contents.runs),
+        ],
+        notes=contents.notes,
+        environment=tables.facts(contents.environment),
+        spec=spec,
+        spec_link=f"data:text/yaml;charset=utf-8,{quote(spec)}",
+        palettes={"light": LIGHT, "dark": DARK},
+        style=_file("report.css"),
+        script=_file("report.js") if interactive and charts else "",
+        bundle=vega_bundle() if interactive and charts else "",
+        specs=script_json({chart.key: chart.spec for chart in charts}),
+    )
+
+
+def _charts(
+    contents: Contents, styles: Mapping[str, Style], baseline: str, quantity: str
+) -> tuple[list[Chart], list[Chart], list[Chart]]:
+    study = contents.study
+    margin, metric = float(study.get("margin") or 0), str(study.get("metric") or "auroc")
+    against = [row for row in contents.comparisons if row.baseline == baseline]
+    between = [row for row in contents.comparisons if row.baseline != baseline]
+    domain = figures.forest_domain(figures.forest(contents.comparisons), margin)
+    drawn: tuple[list[Chart], list[Chart]] = ([], [])
+    for place, rows in enumerate((against, between)):
+        for model in dict.fromkeys(row.model for row in rows):
+            frame = figures.forest([row for row in rows if row.model == model])
+            chart = figures.draw_forest(
+                frame, margin=margin, metric=metric, styles=styles, domain=domain, palette=PAGE, ink=figures.PAGE_INK
+            )
+            lines = [f"{row.arm} minus {row.baseline}: {row.label}" for row in frame.itertuples(index=False)]
+            text = f"Differences in test {phrases.metric_name(metric)} for {model}. {'; '.join(lines)}."
+            drawn[place].append(_chart(f"{('forest', 'gain')[place]}-{len(drawn[place])}", model, text, chart))
+    curves = figures.learning_curves(contents.history, contents.runs, quantity)
+    lines_drawn = []
+    for place, model in enumerate(curves["model"].unique()):
+        frame = curves[curves["model"] == model]
+        chart = figures.draw_learning_curves(
+            figures.thinned(frame),
+            quantity=quantity,
+            styles=styles,
+            threshold=study.get("threshold"),
+            palette=PAGE,
+            ink=figures.PAGE_INK,
+        )
+        best = figures.mean_curves(frame).groupby("arm", sort=False)["value"]
+        top = best.min() if phrases.smaller_is_better(quantity) else best.max()
+        text = (
+            f"Validation {phrases.metric_name(quantity)} by training step for {model}. Best mean over seeds: "
+            + "; ".join(f"{arm} {phrases.number(value)}" for arm, value in top.items())
+            + "."
+        )
+        lines_drawn.append(_chart(f"curve-{place}", str(model), text, chart))
+    return *drawn, lines_drawn
+
+
+def _chart(key: str, model: str, description: str, chart: altair.LayerChart) -> Chart:
+    spec = chart.to_dict()
+    spec.setdefault("config", {})["aria"] = False  # the figure is described as a whole, next to it
+    return Chart(key, model, description, chart_image(spec), {**spec, "width": "container"})
+
+
+def chart_image(spec: Mapping[str, Any]) -> str:
+    """A Vega-Lite definition as the text of an SVG image that scales with the page; nothing is loaded for it."""
+    import vl_convert
+
+    svg: str = vl_convert.vegalite_to_svg(json.dumps(spec), vl_version=VEGA_LITE, allowed_base_urls=[])
+    return svg
+
+
+@functools.cache
+def vega_bundle() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script without any further load."""
+    import vl_convert
+
+    bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE)
+    return bundle.replace("</script", "<\\/script").replace("<!--", "<\\!--")
+
+
+def script_json(value: Any) -> str:
+    r"""JSON that is safe inside a script element: no `<`, `>` or `&` is left in it.
+
+    >>> script_json({"arm": "</script>"})
+    '{"arm": "\\u003c/script\\u003e"}'
+    """
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _file(name: str) -> str:
+    return resources.files("transfuse.report").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def _environment() -> jinja2.Environment:
+    import jinja2
+
+    return jinja2.Environment(
+        loader=jinja2.FunctionLoader(_file),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

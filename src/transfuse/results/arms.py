@@ -1,0 +1,151 @@
+"""What an arm of a study is, in words, and what was measured about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from transfuse.results import phrases
+
+if TYPE_CHECKING:
+    from transfuse.results.statistics import Comparison, Estimate
+
+RANDOM, FULL, PARTIAL, SCALE, OTHER = "random", "full", "partial", "scale", "other"
+
+
+@dataclass(frozen=True)
+class ArmComparison:
+    """One arm against another for one network: `comparison.difference` is arm minus baseline."""
+
+    model: str
+    arm: str
+    baseline: str
+    comparison: Comparison
+
+
+@dataclass(frozen=True)
+class ArmEstimate:
+    """The test metric of one arm of one network: the mean over seeds with its interval, and the value of each seed."""
+
+    model: str
+    arm: str
+    estimate: Estimate | None
+    seeds: Mapping[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ArmSpeed:
+    """Steps until the validation metric first reached the threshold, per seed; None where it never did.
+
+    `median` is over seeds, "never" counted as later than any step; None where the median seed never arrived.
+    """
+
+    model: str
+    arm: str
+    seeds: Mapping[int, int | None]
+    median: float | None
+
+    @property
+    def never(self) -> int:
+        """How many seeds never reached the threshold."""
+        return sum(1 for steps in self.seeds.values() if steps is None)
+
+
+def kind_of(settings: Mapping[str, Any]) -> str:
+    """Which of the published initialisations an arm's settings are: random, full, partial, scale or other.
+
+    "scale" is Mean Var: random weights with the mean and variance of the pretrained ones (T, section 5).
+
+    >>> kind_of({"depth": "all"}), kind_of({"depth": "layer2"}), kind_of({"rest": "mean_var"}), kind_of({})
+    ('full', 'partial', 'scale', 'random')
+    """
+    depth, rest = settings.get("depth") or 0, settings.get("rest") or "random"
+    if depth == "all":
+        return FULL
+    if depth != 0:
+        return PARTIAL
+    if settings.get("overrides") or (rest == "random" and settings.get("norm", "identity") != "identity"):
+        return OTHER
+    return {"random": RANDOM, "mean_var": SCALE}.get(str(rest), OTHER)
+
+
+def subjects(arms: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """What each arm is called in a sentence (always a plural); arms that would read alike get their label.
+
+    >>> subjects({"random": {}, "pretrained": {"depth": "all"}})
+    {'random': 'random weights', 'pretrained': 'pretrained weights'}
+    """
+    readable = {arm: _subject(arm, settings) for arm, settings in arms.items()}
+    names = list(readable.values())
+    return {arm: f"{name} ({arm})" if names.count(name) > 1 else name for arm, name in readable.items()}
+
+
+def _subject(arm: str, settings: Mapping[str, Any]) -> str:
+    kind, depth, rest = kind_of(settings), settings.get("depth"), str(settings.get("rest") or "random")
+    frozen = "frozen " if settings.get("freeze") not in (None, 0, False) else ""
+    if kind == FULL:
+        return f"{frozen}pretrained weights"
+    if kind == SCALE:
+        return f"{frozen}Mean Var weights"
+    if kind == RANDOM:
+        return f"{frozen}random weights"
+    if kind == PARTIAL:
+        upto = "the middle" if depth == "middle" else f"block {depth}" if isinstance(depth, int) else str(depth)
+        tail = "" if rest == "random" else f" and {rest.replace('_', ' ')} above"
+        return f"{frozen}pretrained weights up to {upto}{tail}"
+    if rest in ("sampled", "shuffled") and not settings.get("overrides"):
+        return f"{frozen}{rest} pretrained weights"
+    return f"weights of arm {arm}"
+
+
+def steps_to_threshold(
+    runs: pd.DataFrame, history: pd.DataFrame, quantity: str, threshold: float
+) -> tuple[ArmSpeed, ...]:
+    """Per network and arm, the first validated step of each seed at which `quantity` was at least `threshold`.
+
+    A loss-like quantity (loss, calibration error, Brier score) has to be at most `threshold`. Only runs with the role
+    "arm" count; a diverged run counts with what it reached before. The resolution is the distance of two validations.
+    """
+    from transfuse.results.convergence import steps_to
+
+    if runs.empty or history.empty:
+        return ()
+    logged = history[(history["split"] == "val") & (history["quantity"] == quantity)]
+    curves = {run_id: frame.drop_duplicates("step", keep="last") for run_id, frame in logged.groupby("run_id")}
+    speeds = []
+    for (model, arm), group in arm_runs(runs).groupby(["model", "arm"], sort=False):
+        there = group[group["run_id"].isin(curves)].sort_values("seed")
+        if there.empty:
+            continue
+        lines = [curves[run_id].sort_values("step")[["step", "value"]].to_numpy(float).T for run_id in there["run_id"]]
+        found = steps_to(
+            [(steps, values) for steps, values in lines], threshold, not phrases.smaller_is_better(quantity)
+        )
+        seeds = {
+            int(seed): None if steps is None else int(steps)
+            for seed, steps in zip(there["seed"], found.steps, strict=True)
+        }
+        speeds.append(ArmSpeed(str(model), str(arm), seeds, found.median))
+    return tuple(speeds)
+
+
+def arm_runs(runs: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the runs table that belong to arms; the source trainings are left out."""
+    if runs.empty or "role" not in runs:
+        return runs
+    return runs[runs["role"].fillna("arm") != "source"]
+
+
+def monitored_quantity(runs: pd.DataFrame, history: pd.DataFrame, metric: str) -> str:
+    """The validation quantity to draw and to time: the study's metric, else what the runs monitored, else the loss."""
+    logged: Sequence[str] = ()
+    if not history.empty:
+        logged = list(history.loc[history["split"] == "val", "quantity"].unique())
+    monitors = [] if runs.empty or "monitor" not in runs else [str(name) for name in runs["monitor"].dropna()]
+    for name in (metric, *(monitor.removeprefix("val/").removeprefix("val_") for monitor in monitors)):
+        if name in logged:
+            return name
+    return logged[0] if len(logged) else metric

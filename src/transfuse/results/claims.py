@@ -1,0 +1,203 @@
+"""The sentences of a recommendation: what one comparison, or several of one network, allow to be said."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from transfuse.results import arms, phrases
+from transfuse.results.arms import ArmComparison, ArmSpeed
+
+if TYPE_CHECKING:
+    from transfuse.results.statistics import Comparison
+
+HELPS, HURTS, EQUIVALENT, UNDECIDED = "helps", "hurts", "equivalent", "undecided"
+
+# Which pair of kinds of arms isolates which part of the gain (arm minus baseline).
+GAINS = {
+    (arms.FULL, arms.SCALE): "Feature reuse",
+    (arms.SCALE, arms.RANDOM): "Weight scale",
+    (arms.PARTIAL, arms.FULL): "Upper layers",
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is known about one network."""
+
+    model: str
+    dataset: str
+    metric: str
+    baseline: str
+    kinds: Mapping[str, str]
+    subjects: Mapping[str, str]
+    comparisons: tuple[ArmComparison, ...]
+    values: Mapping[str, float]
+    speeds: Mapping[str, ArmSpeed]
+    threshold: tuple[str, float] | None
+
+
+def is_defined(comparison: Comparison) -> bool:
+    """Whether there is a difference at all; its interval may still be infinite."""
+    return math.isfinite(comparison.difference)
+
+
+def headline(subject: str, verdict: str) -> str:
+    """The verdict in a few words."""
+    return {
+        HELPS: f"{phrases.sentence(subject)[:-1]} help.",
+        HURTS: f"{phrases.sentence(subject)[:-1]} hurt.",
+        EQUIVALENT: f"{phrases.sentence(subject)[:-1]} make no difference that matters.",
+        UNDECIDED: f"Can't tell whether {subject} help.",
+    }[verdict]
+
+
+def _from(case: Case, arm: str) -> str:
+    return "from random initialisation" if case.subjects[arm] == "random weights" else f"with {case.subjects[arm]}"
+
+
+def _sample(comparison: Comparison) -> str:
+    a, b = comparison.seeds_a, comparison.seeds_b
+    seeds = phrases.counted(a, "seed") + " per arm" if a == b else f"{a} and {b} seeds"
+    return f"{phrases.counted(comparison.patients, 'test patient')}, {seeds}"
+
+
+def claim(case: Case, row: ArmComparison) -> str:
+    """The main sentence of one network."""
+    found, subject = row.comparison, case.subjects[row.arm]
+    lead = f"For {case.model} on {case.dataset}"
+    margin = phrases.trimmed(found.margin)
+    numbers = ""
+    if row.arm in case.values and row.baseline in case.values:
+        numbers = (
+            f"test {case.metric} {phrases.number(case.values[row.arm])} versus "
+            f"{phrases.number(case.values[row.baseline])} {_from(case, row.baseline)} "
+        )
+    noun = "improvement" if phrases.smaller_is_better(found.metric) else "difference"
+    difference = f"{noun} {phrases.signed(found.difference)}, {phrases.interval(found.low, found.high)}"
+    evidence = f"{numbers}({difference}; {_sample(found)}; margin {margin})"
+    if found.verdict == HELPS:
+        return f"{lead}, {subject} help: {evidence}."
+    if found.verdict == HURTS:
+        return f"{lead}, {subject} hurt: {evidence}. Train {_from(case, row.baseline)}."
+    if found.verdict == EQUIVALENT:
+        return f"{lead}, {subject} make no difference that matters, that is, none as large as {margin}: {evidence}."
+    return f"{lead}, we can't tell whether {subject} help: {evidence}. {_needed(found)}"
+
+
+def _needed(found: Comparison) -> str:
+    """What would decide an undecided comparison (80 % power, `planning.needed_patients`)."""
+    if min(found.seeds_a, found.seeds_b) < 2:
+        return "One seed can't decide it: at least 3 seeds per arm are needed."
+    if not math.isfinite(found.low):
+        return "More test patients are needed before anything can be said."
+    patients, seeds = found.needed_patients, found.needed_seeds
+    have = min(found.seeds_a, found.seeds_b)
+    if (patients is not None and patients <= found.patients) or (seeds is not None and seeds <= have):
+        return (
+            "These runs could tell a difference as large as the margin from none; the true one seems to lie "
+            "between, so more data will help only slowly."
+        )
+    more_patients = "" if patients is None else phrases.counted(patients, "test patient")
+    more_seeds = "" if seeds is None else f"{phrases.counted(seeds, 'seed')} per arm"
+    if patients and seeds:
+        return (
+            f"To decide it, about {more_patients} (with these seeds) or {more_seeds} (with these patients) are needed."
+        )
+    if patients:
+        return f"To decide it, about {more_patients} are needed; more seeds alone would not do."
+    if seeds:
+        return f"To decide it, about {more_seeds} are needed; more test patients alone would not do."
+    return "To decide it, both more test patients and more seeds are needed: neither alone would do."
+
+
+def short_claim(row: ArmComparison, subject: str) -> str:
+    """One comparison with the study's baseline in a line."""
+    found = row.comparison
+    numbers = f"{phrases.signed(found.difference)}, {phrases.interval(found.low, found.high)}"
+    verdict = {
+        HELPS: "help",
+        HURTS: "hurt",
+        EQUIVALENT: "make no difference that matters",
+    }.get(found.verdict, "")
+    if not verdict:
+        return f"For {subject}, we can't tell ({numbers})"
+    return f"{subject} {verdict} ({numbers})"
+
+
+def gains(case: Case) -> list[str]:
+    """Where the gain sits; nothing is claimed that an interval does not support."""
+    lines = {}
+    for row in case.comparisons:
+        part = GAINS.get((case.kinds[row.arm], case.kinds[row.baseline]))
+        if part is None or not is_defined(row.comparison):
+            continue
+        found = row.comparison
+        numbers = f"{phrases.signed(found.difference)}, {phrases.interval(found.low, found.high)}"
+        size = f"({case.subjects[row.arm]} against {case.subjects[row.baseline]}: {numbers})"
+        lines[part, row.arm, row.baseline] = f"{part}: {GAIN_TEXTS[part][found.verdict]} {size}."
+    order = list(GAINS.values())
+    return [lines[key] for key in sorted(lines, key=lambda key: order.index(key[0]))]
+
+
+GAIN_TEXTS = {
+    "Feature reuse": {
+        HELPS: "the learned features themselves help, beyond the scale of the weights",
+        HURTS: "the learned features do harm, compared with random weights of the same scale",
+        EQUIVALENT: "the learned features add nothing that matters to random weights of the same scale",
+        UNDECIDED: "whether the learned features add to the scale of the weights can't be told",
+    },
+    "Weight scale": {
+        HELPS: "the mean and variance of the pretrained weights alone, without any feature, already help",
+        HURTS: "the mean and variance of the pretrained weights alone do harm",
+        EQUIVALENT: "the mean and variance of the pretrained weights alone make no difference that matters",
+        UNDECIDED: "whether the mean and variance of the pretrained weights alone help can't be told",
+    },
+    "Upper layers": {
+        HELPS: "transferring only the lower layers is better than transferring all of them",
+        HURTS: "the lower layers are not enough: transferring all of them is better",
+        EQUIVALENT: "the lower layers are enough: transferring the rest makes no difference that matters",
+        UNDECIDED: "whether the lower layers are enough can't be told",
+    },
+}
+
+
+def others(case: Case, rows: Sequence[ArmComparison], chosen: ArmComparison, primary: ArmComparison) -> list[str]:
+    """The other arms against the baseline, in lines, or grouped where they are many."""
+    told = {(row.arm, row.baseline) for row in (chosen, primary)}
+    rest = [
+        row
+        for row in rows
+        if (row.arm, row.baseline) not in told and (case.kinds[row.arm], case.kinds[row.baseline]) not in GAINS
+    ]
+    if len(rest) <= 5:
+        return [phrases.sentence(short_claim(row, case.subjects[row.arm])) for row in rest]
+    words = {HELPS: "help", HURTS: "hurt", EQUIVALENT: "make no difference that matters", UNDECIDED: "can't be told"}
+    lines = []
+    for verdict, word in words.items():
+        names = [row.arm for row in rest if row.comparison.verdict == verdict]
+        if names:
+            lines.append(f"Of the other arms, {len(names)} {word}: {phrases.listed(names)}.")
+    return lines
+
+
+def speed(case: Case, chosen: ArmComparison) -> list[str]:
+    """How many steps the chosen arm and the baseline took to the threshold, as a description without a claim."""
+    if case.threshold is None or chosen.arm not in case.speeds or case.baseline not in case.speeds:
+        return []
+    quantity, limit = case.threshold
+    parts = []
+    for arm in (chosen.arm, case.baseline):
+        speed = case.speeds[arm]
+        total, median = len(speed.seeds), speed.median
+        if speed.never == total:
+            text = "never"
+        elif median is None:
+            text = f"by only {total - speed.never} of {total} seeds"
+        else:
+            text = f"after {median:,.0f} steps (median of {phrases.counted(total, 'seed')}"
+            text += f", {speed.never} of them never)" if speed.never else ")"
+        parts.append(f"{text} {_from(case, arm)}")
+    return [f"Speed: validation {quantity} {phrases.trimmed(limit)} was reached {parts[0]}, {parts[1]}."]

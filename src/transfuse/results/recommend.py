@@ -1,0 +1,218 @@
+"""From comparisons to a sentence: are pretrained weights worth it here, for which network, where, and how sure is that?
+
+No sentence rests on a point estimate: what is claimed follows from the verdict of `statistics.compare`, which treats
+patients and seeds as sampled, and everything that limits the claim is said next to it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from transfuse.results import arms, caveats, claims, phrases
+from transfuse.results.arms import ArmComparison, ArmEstimate, ArmSpeed
+from transfuse.results.claims import EQUIVALENT, HELPS, HURTS, UNDECIDED, Case
+
+MIXED, NONE = "mixed", "none"
+CANT_TELL, NOTHING, BY_NETWORK = "can't tell", "no result", "by network"
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """What to do, in words, with its evidence.
+
+    Attributes:
+        choice: the label of the arm to use, "can't tell", "no result", or "by network" where the networks differ.
+        verdict: helps, hurts, equivalent, undecided, mixed or none: of the pretrained weights against the baseline.
+        headline: the verdict in a few words.
+        sentence: the verdict with its numbers.
+        reasons: where the gain sits, what the other arms did, how fast it came.
+        evidence: the comparisons this rests on.
+        caveats: everything that limits the claim.
+        model: the network's label; empty for the whole study.
+        models: the recommendation of each network; empty in those.
+    """
+
+    choice: str
+    verdict: str
+    headline: str
+    sentence: str
+    reasons: tuple[str, ...] = ()
+    evidence: tuple[ArmComparison, ...] = ()
+    caveats: tuple[str, ...] = ()
+    model: str = ""
+    models: tuple[Recommendation, ...] = ()
+
+
+def recommend(
+    study: Mapping[str, Any],
+    comparisons: Sequence[ArmComparison],
+    estimates: Sequence[ArmEstimate] = (),
+    *,
+    runs: pd.DataFrame | None = None,
+    history: pd.DataFrame | None = None,
+    notes: Sequence[str] = (),
+    failures: Sequence[Mapping[str, Any]] = (),
+) -> Recommendation:
+    """The recommendation of a study, per network and over all of them.
+
+    Args:
+        study: the keys `metric`, `margin`, `threshold`, `baseline`, `arms` (label -> init settings), `models`, `data`
+            and `seeds` are used, each may be missing.
+        comparisons: every comparison that was made. Pairs of pretrained against Mean Var, Mean Var against random and
+            transfusion against pretrained weights tell where the gain sits.
+        estimates: the test metric of each arm, for the numbers of the sentence.
+        runs, history: the tables of the study, for speed, failures and unfinished training.
+        notes: sentences about the data that limit the claim (synthetic, without patient ids, ...).
+        failures: one mapping an attempt that left no result: model, arm, seed, reason.
+    """
+    runs = pd.DataFrame() if runs is None else runs
+    history = pd.DataFrame() if history is None else history
+    cases = _cases(study, comparisons, estimates, runs, history)
+    limits = caveats.of_study(study, comparisons, runs=runs, history=history, notes=notes, failures=failures)
+    found = [_of_model(case, limits.get(case.model, ())) for case in cases]
+    parts, shared = tuple(part for part, _ in found), limits.get("", ())
+    if len(parts) == 1:
+        one = parts[0]
+        return dataclasses.replace(one, caveats=(*one.caveats, *shared), model="", models=parts)
+    limited: dict[str, list[str]] = {}
+    for part in parts:
+        for caveat in part.caveats:
+            limited.setdefault(caveat, []).append(part.model)
+    own = tuple(f"{phrases.listed(models)}: {caveat}" for caveat, models in limited.items())
+    return _over_models(parts, [subject for _, subject in found], cases, (*own, *shared))
+
+
+def _cases(
+    study: Mapping[str, Any],
+    comparisons: Sequence[ArmComparison],
+    estimates: Sequence[ArmEstimate],
+    runs: pd.DataFrame,
+    history: pd.DataFrame,
+) -> list[Case]:
+    settings = dict(study.get("arms") or {})
+    found = [(row.model, row.arm) for row in estimates] + [(row.model, row.arm) for row in comparisons]
+    found += [(row.model, row.baseline) for row in comparisons]
+    for _, arm in found:
+        settings.setdefault(arm, {"overrides": "unknown"})
+    models = list(dict.fromkeys([*(study.get("models") or {}), *(model for model, _ in found)]))
+    metric, limit = str(study.get("metric") or "auroc"), study.get("threshold")
+    speeds: tuple[ArmSpeed, ...] = ()
+    quantity = arms.monitored_quantity(runs, history, metric)
+    if limit is not None and not runs.empty:
+        speeds = arms.steps_to_threshold(runs, history, quantity, float(limit))
+    values = {
+        (row.model, row.arm): float(row.estimate.value)
+        for row in estimates
+        if row.estimate is not None and math.isfinite(row.estimate.value)
+    }
+    return [
+        Case(
+            model=model,
+            dataset=str((study.get("data") or {}).get("name") or "this data"),
+            metric=phrases.metric_name(metric),
+            baseline=str(study.get("baseline") or next(iter(settings), "")),
+            kinds={arm: arms.kind_of(value) for arm, value in settings.items()},
+            subjects=arms.subjects(settings),
+            comparisons=tuple(row for row in comparisons if row.model == model),
+            values={arm: value for (net, arm), value in values.items() if net == model},
+            speeds={speed.arm: speed for speed in speeds if speed.model == model},
+            threshold=(phrases.metric_name(quantity), float(limit)) if limit is not None else None,
+        )
+        for model in models
+    ]
+
+
+def _of_model(case: Case, limits: Sequence[str]) -> tuple[Recommendation, str]:
+    """The recommendation of one network, and what its headline is about."""
+    main = [row for row in case.comparisons if row.baseline == case.baseline and row.arm != case.baseline]
+    main.sort(key=lambda row: case.kinds[row.arm] != arms.FULL)  # stable: the study's order within each kind
+    defined = [row for row in main if claims.is_defined(row.comparison)]
+    evidence = case.comparisons
+    if not defined:
+        why = (
+            "none of its arms can be compared with the baseline yet"
+            if not main
+            else (f"the test {case.metric} is undefined for the arms that finished")
+        )
+        text = f"For {case.model} on {case.dataset} there is no result: {why}."
+        return Recommendation(NOTHING, NONE, "No result yet.", text, (), evidence, tuple(limits), case.model), ""
+    primary = defined[0]
+    helpful = [row for row in defined if row.comparison.verdict == HELPS]
+    chosen = primary
+    if primary.comparison.verdict != HELPS and helpful:
+        # The safest of those that help: the largest lower limit, not the largest point estimate.
+        chosen = max(helpful, key=lambda row: row.comparison.low)
+    verdict = chosen.comparison.verdict
+    choice = {HELPS: chosen.arm, UNDECIDED: CANT_TELL}.get(verdict, case.baseline)
+    text = claims.claim(case, chosen)
+    if chosen is not primary:
+        text += f" {phrases.sentence(claims.short_claim(primary, case.subjects[primary.arm]))}"
+    reasons = (*claims.gains(case), *claims.others(case, defined, chosen, primary), *claims.speed(case, chosen))
+    subject = case.subjects[chosen.arm]
+    headline = claims.headline(subject, verdict)
+    return Recommendation(choice, verdict, headline, text, reasons, evidence, tuple(limits), case.model), subject
+
+
+def _over_models(
+    parts: Sequence[Recommendation], subjects: Sequence[str], cases: Sequence[Case], limits: Sequence[str]
+) -> Recommendation:
+    """One recommendation over several networks: their verdicts side by side, never averaged."""
+    evidence = tuple(row for part in parts for row in part.evidence)
+    if all(part.verdict == NONE for part in parts):
+        text = "No network has results that can be compared yet."
+        return Recommendation(NOTHING, NONE, "No result yet.", text, (), evidence, tuple(limits), "", tuple(parts))
+    choices, verdicts = {part.choice for part in parts}, {part.verdict for part in parts}
+    choice = choices.pop() if len(choices) == 1 else BY_NETWORK
+    verdict = verdicts.pop() if len(verdicts) == 1 else MIXED
+    text = " ".join(part.sentence for part in parts) if len(parts) <= 2 else _counts(parts, cases)
+    headline = _joint_headline(parts, subjects)
+    return Recommendation(choice, verdict, headline, text, (), evidence, tuple(limits), "", tuple(parts))
+
+
+def _joint_headline(parts: Sequence[Recommendation], subjects: Sequence[str]) -> str:
+    """The networks' headlines in one line, grouped by verdict; the subject is said once where it is the same."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for verdict in (HELPS, HURTS, EQUIVALENT, UNDECIDED, NONE):
+        for part, subject in zip(parts, subjects, strict=True):
+            if part.verdict == verdict:
+                groups.setdefault((verdict, subject), []).append(part.model)
+    (first, about), names = next(iter(groups.items()))
+    head = claims.headline(about, first)[:-1]
+    if len(groups) == 1:
+        return f"{head}, for {'both' if len(parts) == 2 else f'all {len(parts)}'} networks."
+    clauses = [f"{head} for {_networks(names, len(parts))}"]
+    for (verdict, subject), names in list(groups.items())[1:]:
+        who = _networks(names, len(parts))
+        if subject not in (about, ""):
+            stem = claims.headline(subject, verdict)[:-1]
+            clauses.append(f"{stem[0].lower()}{stem[1:]} for {who}")
+        else:
+            verb = {HURTS: "they hurt", EQUIVALENT: "no difference that matters", UNDECIDED: "can't tell"}
+            clauses.append(f"{verb.get(verdict, 'no result yet')} for {who}")
+    return "; ".join(clauses) + "."
+
+
+def _networks(names: Sequence[str], total: int) -> str:
+    return phrases.listed(names) if len(names) <= 2 else f"{len(names)} of {total} networks"
+
+
+def _counts(parts: Sequence[Recommendation], cases: Sequence[Case]) -> str:
+    words = {
+        HELPS: "a gain",
+        HURTS: "a loss",
+        EQUIVALENT: "no difference that matters",
+        UNDECIDED: "no decision",
+        NONE: "no result",
+    }
+    counts = [
+        f"{word} for {phrases.listed([part.model for part in parts if part.verdict == verdict])}"
+        for verdict, word in words.items()
+        if any(part.verdict == verdict for part in parts)
+    ]
+    return f"On {cases[0].dataset}: {'; '.join(counts)}."

@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from transfuse.errors import StoreError
+from transfuse.report import html
+from transfuse.report.html import Contents, render, write_report
+
+VOID = {"meta", "link", "img", "br", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Checks that every element is closed, and gathers the text, the tags and what would be loaded."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.loads: list[str] = []
+        self.ids: list[str] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        values = dict(attrs)
+        if values.get("id"):
+            self.ids.append(str(values["id"]))
+        links = ("src", "srcset", "poster", "data", "action") + (() if tag == "a" else ("href", "xlink:href"))
+        self.loads += [str(values[name]) for name in links if values.get(name)]
+        self.loads += re.findall(r"url\(([^)]*)\)", " ".join(value or "" for _, value in attrs))
+        assert not any(name.startswith("on") for name in values), "no event attributes"
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "style":
+            self.loads += re.findall(r"url\(([^)]*)\)|@import\s*(\S+)", data)
+        elif self.open and self.open[-1] != "script":
+            self.text += data
+
+
+def still(contents: Contents) -> tuple[str, Page]:
+    text = render(contents, interactive=False)
+    return text, Page(text)
+
+
+def test_the_answer_comes_first_and_everything_is_there(contents: Contents) -> None:
+    text, page = still(contents)
+    headings = re.findall(r"<h[12][^>]*>(.*?)</h[12]>", text)
+    assert headings[0] == "Pretrained weights help for cbr_small; can&#39;t tell for resnet18."
+    for part in contents.recommendation.models:
+        assert part.sentence in page.text
+    for wanted in (
+        *contents.recommendation.caveats,
+        "What limits this answer",
+        "How large is the difference?",
+        "How do they learn?",
+        "Every arm in numbers",
+        "How many steps to validation AUROC 0.8?",
+        "loss is nan at step 200",
+        "120 images of 60 patients",
+        "2.13.0",
+        "transfuse run demo.yaml",
+        contents.study["spec"],
+    ):
+        assert wanted in page.text, wanted
+    assert len(page.ids) == len(set(page.ids))
+    assert page.tags.count("figure") == 2 + 2 + 2 + 5
+
+
+def test_nothing_is_loaded_from_anywhere(contents: Contents) -> None:
+    text = render(contents)
+    loads = Page(text).loads
+    assert len(loads) == 11  # ten images and the empty icon
+    assert all(load.startswith("data:") for load in loads)
+    assert "default-src 'none'" in text
+    assert len(text) < 2_000_000
+
+
+def test_names_cannot_break_the_page(build: Callable[..., Contents]) -> None:
+    evil = '</script><script>alert("1")</script><b>'
+    arms = {evil: {}, "pretrained": {"depth": "all"}, "'\"<!--": {"depth": 1}}
+    contents = build(models=(evil,), arms=arms, diverged=None, notes=(evil,), study={"title": evil, "spec": evil})
+    text = render(contents)
+    page = Page(text)
+    assert page.tags.count("script") == 3  # the definitions, the bundle and our own
+    assert "b" not in set(re.findall(r"<(\w+)>alert", text))
+    assert text.count("<script>alert") == 0
+    assert evil in page.text
+    specs = json.loads(re.search(r'id="chart-specs">(.*?)</script>', text, re.DOTALL).group(1))  # type: ignore[union-attr]
+    assert evil in json.dumps(specs).encode().decode("unicode_escape")
+
+
+def test_a_study_without_runs(build: Callable[..., Contents]) -> None:
+    empty = pd.DataFrame()
+    contents = build(models=("net",), runs=empty, history=empty, predictions=empty, comparisons=[], estimates=[])
+    text, page = still(contents)
+    assert "No result yet." in page.text
+    assert "No run has finished." in page.text
+    assert "no result" in page.text
+    assert "<figure class" not in text
+
+
+def test_nothing_at_all() -> None:
+    from transfuse.results.recommend import recommend
+
+    _, page = still(Contents(study={}, recommendation=recommend({}, [])))
+    assert "No result yet." in page.text
+    assert "No arm has been run." in page.text
+
+
+def test_one_arm_has_nothing_to_compare(build: Callable[..., Contents]) -> None:
+    _, page = still(build(models=("net",), arms={"random": {}}, diverged=None))
+    assert "none of its arms can be compared with the baseline yet" in page.text
+    assert "How do they learn?" in page.text
+    assert "How large is the difference?" not in page.text
+
+
+def test_one_seed_one_network(build: Callable[..., Contents]) -> None:
+    contents = build(models=("net",), seeds=1, diverged=None)
+    text, page = still(contents)
+    assert contents.recommendation.sentence in page.text
+    assert text.count('class="cards"') == 0
+
+
+def test_undefined_metrics_are_said(build: Callable[..., Contents], comparison: Callable[..., object]) -> None:
+    from transfuse.results.arms import ArmComparison, ArmEstimate
+
+    nan = float("nan")
+    contents = build(
+        models=("net",),
+        comparisons=[ArmComparison("net", "pretrained", "random", comparison(nan, nan))],
+        estimates=[ArmEstimate("net", arm, None, {}) for arm in ("random", "pretrained")],
+    )
+    contents.runs["test_auroc"] = nan
+    _, page = still(contents)
+    assert "undefined" in page.text
+    assert "nan" not in page.text.replace("loss is nan", "").lower()
+
+
+def test_forty_arms_and_long_names(build: Callable[..., Contents]) -> None:
+    arms = {f"arm with a name that is really rather long, number {i}": {"depth": i} for i in range(40)}
+    contents = build(models=("a_network_with_a_very_long_name_" * 3,), arms=arms, seeds=2, diverged=None)
+    text, page = still(contents)
+    assert all(arm in page.text for arm in arms)
+    assert "<details><summary>80 runs" in text
+    assert len(text) < 2_000_000
+
+
+def test_a_lost_seed_leaves_a_gap(contents: Contents) -> None:
+    text, _ = still(contents)
+    seeds = re.findall(r'<td class="num seeds">(.*?)</td>', text)
+    assert len(seeds) == 8
+    assert [row.count("<span>") for row in seeds] == [3] * 8
+    assert [row.rstrip().endswith("<span>–</span>") for row in seeds] == [False] * 4 + [True] + [False] * 3
+
+
+def test_failures_are_rows(build: Callable[..., Contents]) -> None:
+    failures = ({"model": "cbr_small", "arm": "random", "seed": 7, "run_id": "dead", "reason": "disk <full>"},)
+    _, page = still(build(failures=failures))
+    assert "disk <full>" in page.text
+    assert "1 run failed and left no result (random, seed 7)" in page.text
+
+
+def test_the_same_contents_give_the_same_page(build: Callable[..., Contents]) -> None:
+    assert render(build(), interactive=False) == render(build(), interactive=False)
+
+
+def test_a_report_is_written_whole_or_not_at_all(
+    contents: Contents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_report(contents, tmp_path / "deep" / "report.html", interactive=False)
+    before = path.read_text(encoding="utf-8")
+    assert before.startswith("<!doctype html>")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(html.os, "replace", full)
+    with pytest.raises(
+        StoreError, match=r"cannot be written to '.*report\.html' \(No space left on device\).*free some"
+    ):
+        write_report(contents, path, interactive=False)
+    assert path.read_text(encoding="utf-8") == before
+    assert [file.name for file in path.parent.iterdir()] == ["report.html"]
+
+
+def test_a_folder_that_is_a_file(contents: Contents, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot be written"):
+        write_report(contents, tmp_path / "file" / "report.html", interactive=False)
+
+
+def test_importing_the_report_is_cheap() -> None:
+    code = (
+        "import sys, transfuse.report.html, transfuse.results.recommend;"
+        "print([name for name in ('torch', 'altair', 'vl_convert', 'jinja2') if name in sys.modules])"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "[]"

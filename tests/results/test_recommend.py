@@ -1,0 +1,292 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from transfuse.results import arms, phrases
+from transfuse.results.arms import ArmComparison, ArmEstimate
+from transfuse.results.planning import Components
+from transfuse.results.recommend import recommend
+from transfuse.results.statistics import Comparison, Estimate
+
+ARMS: dict[str, dict[str, Any]] = {
+    "random": {"depth": 0, "rest": "random", "norm": "identity", "freeze": 0},
+    "pretrained": {"depth": "all"},
+    "mean_var": {"depth": 0, "rest": "mean_var"},
+    "middle": {"depth": "middle"},
+}
+STUDY: dict[str, Any] = {
+    "metric": "auroc",
+    "margin": 0.02,
+    "baseline": "random",
+    "arms": ARMS,
+    "models": {"small": {}},
+    "data": {"name": "fundus-phantom"},
+}
+
+
+def make(
+    verdict: Any, difference: float = 0.038, low: float = 0.011, high: float = 0.065, **changes: Any
+) -> Comparison:
+    found = Comparison(
+        difference=difference,
+        low=low,
+        high=high,
+        verdict=verdict,
+        margin=0.02,
+        metric="auroc",
+        standard_error=0.01,
+        df=8.0,
+        patients=60,
+        seeds_a=3,
+        seeds_b=3,
+        values_a=(),
+        values_b=(),
+        equivalence=(low, high),
+        components=Components(1e-4, 0.0, 0.0, 1e-5, 1e-5),
+        needed_patients=2200,
+        needed_seeds=7,
+    )
+    return replace(found, **changes)
+
+
+def against(
+    verdict: Any, arm: str = "pretrained", baseline: str = "random", model: str = "small", **numbers: Any
+) -> ArmComparison:
+    return ArmComparison(model, arm, baseline, make(verdict, **numbers))
+
+
+UNSURE = {"difference": 0.004, "low": -0.03, "high": 0.038}
+
+
+def estimates(model: str = "small", **values: float) -> list[ArmEstimate]:
+    return [ArmEstimate(model, arm, Estimate(v, v - 0.02, v + 0.02, 0.95, "", 60), {0: v}) for arm, v in values.items()]
+
+
+def runs_table(*rows: tuple[str, int, str], **columns: Any) -> pd.DataFrame:
+    frame = pd.DataFrame(rows, columns=["arm", "seed", "status"])
+    frame = frame.assign(model="small", role="arm", run_id=[f"r{i}" for i in range(len(rows))], monitor="auroc")
+    return frame.assign(**columns)
+
+
+def test_a_gain_is_said_with_its_numbers() -> None:
+    said = recommend(STUDY, [against("helps")], estimates(pretrained=0.912, random=0.874))
+    assert said.choice == "pretrained"
+    assert said.headline == "Pretrained weights help."
+    assert said.sentence == (
+        "For small on fundus-phantom, pretrained weights help: test AUROC 0.912 versus 0.874 from random "
+        "initialisation (difference +0.038, 95 % interval +0.011 to +0.065; 60 test patients, 3 seeds per arm; "
+        "margin 0.02)."
+    )
+
+
+def test_a_loss_recommends_the_baseline() -> None:
+    said = recommend(STUDY, [against("hurts", difference=-0.05, low=-0.08, high=-0.02)])
+    assert (said.choice, said.headline) == ("random", "Pretrained weights hurt.")
+    assert said.sentence.endswith("Train from random initialisation.")
+    assert "−0.050, 95 % interval −0.080 to −0.020" in said.sentence
+
+
+def test_equivalence_recommends_the_baseline() -> None:
+    said = recommend(STUDY, [against("equivalent", difference=0.001, low=-0.012, high=0.014)])
+    assert said.choice == "random"
+    assert "make no difference that matters, that is, none as large as 0.02" in said.sentence
+
+
+@pytest.mark.parametrize(
+    ("changes", "cure"),
+    [
+        ({}, "about 2,200 test patients (with these seeds) or 7 seeds per arm (with these patients) are needed"),
+        ({"needed_seeds": None}, "about 2,200 test patients are needed; more seeds alone would not do"),
+        ({"needed_patients": None}, "about 7 seeds per arm are needed; more test patients alone would not do"),
+        ({"needed_patients": None, "needed_seeds": None}, "both more test patients and more seeds are needed"),
+        ({"needed_patients": 50}, "more data will help only slowly"),
+        ({"seeds_a": 1, "needed_patients": None, "needed_seeds": None}, "at least 3 seeds per arm are needed"),
+        ({"low": -math.inf, "high": math.inf}, "More test patients are needed before anything can be said"),
+    ],
+)
+def test_undecided_says_what_would_decide(changes: dict[str, Any], cure: str) -> None:
+    said = recommend(STUDY, [against("undecided", **{**UNSURE, **changes})])
+    assert said.choice == "can't tell"
+    assert said.headline == "Can't tell whether pretrained weights help."
+    assert cure in said.sentence
+
+
+def test_a_large_point_estimate_alone_is_never_a_claim() -> None:
+    said = recommend(STUDY, [against("undecided", difference=0.3, low=-0.05, high=0.65)])
+    assert said.choice == "can't tell"
+    assert " help:" not in said.sentence.replace("whether pretrained weights help:", "")
+
+
+def test_no_interval_is_said_and_not_printed_as_infinity() -> None:
+    said = recommend(STUDY, [against("undecided", low=-math.inf, high=math.inf)])
+    assert "no interval can be given" in said.sentence
+    assert "inf" not in said.sentence
+
+
+def test_another_arm_is_chosen_by_its_safest_limit() -> None:
+    rows = [
+        against("undecided", **UNSURE),
+        against("helps", "mean_var", low=0.004, difference=0.06, high=0.12),
+        against("helps", "middle", low=0.01, difference=0.03, high=0.05),
+    ]
+    said = recommend(STUDY, rows)
+    assert said.choice == "middle"
+    assert said.headline == "Pretrained weights up to the middle help."
+    assert "For pretrained weights, we can't tell" in said.sentence
+
+
+def test_where_the_gain_sits_follows_the_intervals() -> None:
+    rows = [
+        against("helps"),
+        against("equivalent", "mean_var"),
+        against("helps", "pretrained", "mean_var"),
+        against("undecided", "middle", "pretrained", **UNSURE),
+    ]
+    reuse, scale, upper = recommend(STUDY, rows).reasons
+    assert reuse.startswith("Feature reuse: the learned features themselves help")
+    assert scale.startswith("Weight scale: the mean and variance of the pretrained weights alone make no difference")
+    assert upper.startswith("Upper layers: whether the lower layers are enough can't be told")
+
+
+def test_improvement_is_the_word_where_smaller_is_better() -> None:
+    said = recommend({**STUDY, "metric": "brier"}, [against("helps", metric="brier")])
+    assert "(improvement +0.038" in said.sentence
+
+
+def test_networks_are_never_averaged() -> None:
+    study = {**STUDY, "models": {"small": {}, "large": {}}}
+    said = recommend(study, [against("helps"), against("undecided", model="large", **UNSURE)])
+    assert (said.choice, said.verdict) == ("by network", "mixed")
+    assert said.headline == "Pretrained weights help for small; can't tell for large."
+    both = recommend(study, [against("helps"), against("helps", model="large")])
+    assert (both.choice, both.headline) == ("pretrained", "Pretrained weights help, for both networks.")
+    one = recommend(study, [against("helps")])
+    assert one.headline == "Pretrained weights help for small; no result yet for large."
+    opposite = recommend(study, [against("hurts"), against("helps", model="large")])
+    assert opposite.headline == "Pretrained weights help for large; they hurt for small."
+
+
+def test_many_networks_are_counted() -> None:
+    study = {**STUDY, "models": {f"n{i}": {} for i in range(5)}}
+    rows = [against("helps" if i < 3 else "undecided", model=f"n{i}", **({} if i < 3 else UNSURE)) for i in range(5)]
+    said = recommend(study, rows)
+    assert said.headline == "Pretrained weights help for 3 of 5 networks; can't tell for n3 and n4."
+    assert said.sentence == "On fundus-phantom: a gain for n0, n1 and n2; no decision for n3 and n4."
+
+
+def test_without_results_nothing_is_claimed() -> None:
+    assert recommend(STUDY, []).choice == "no result"
+    assert recommend({}, []).headline == "No result yet."
+    undefined = recommend(STUDY, [against("undecided", difference=math.nan, low=math.nan, high=math.nan)])
+    assert "the test AUROC is undefined" in undefined.sentence
+    assert undefined.choice == "no result"
+
+
+def test_forty_arms_are_grouped() -> None:
+    names = [f"upto{i}" for i in range(39)]
+    study = {**STUDY, "arms": {"random": {}, "pretrained": {"depth": "all"}} | {n: {"depth": n} for n in names}}
+    said = recommend(study, [against("helps"), *(against("undecided", n, **UNSURE) for n in names)])
+    assert len(said.reasons) == 1
+    assert said.reasons[0].startswith("Of the other arms, 39 can't be told: upto0, upto1")
+    assert any("about 2 of them would still exclude zero" in caveat for caveat in said.caveats)
+
+
+def test_speed_counts_the_runs_that_never_arrive() -> None:
+    runs = runs_table(*((arm, seed, "finished") for arm in ("pretrained", "random") for seed in range(3)))
+    first = [100, 120, 300, 500, None, None]
+    history = pd.DataFrame(
+        [
+            (f"r{i}", step, "val", "auroc", 0.9 if at is not None and step >= at else 0.7)
+            for i, at in enumerate(first)
+            for step in range(0, 601, 20)
+        ],
+        columns=["run_id", "step", "split", "quantity", "value"],
+    )
+    said = recommend({**STUDY, "threshold": 0.85}, [against("helps")], runs=runs, history=history)
+    (reason,) = said.reasons
+    assert reason == (
+        "Speed: validation AUROC 0.85 was reached after 120 steps (median of 3 seeds) with pretrained weights, "
+        "by only 1 of 3 seeds from random initialisation."
+    )
+    speeds = {speed.arm: speed for speed in arms.steps_to_threshold(runs, history, "auroc", 0.85)}
+    assert dict(speeds["random"].seeds) == {0: 500, 1: None, 2: None}
+    assert speeds["random"].never == 2
+    shuffled = arms.steps_to_threshold(
+        runs.sample(frac=1, random_state=1), history.sample(frac=1, random_state=2), "auroc", 0.85
+    )
+    assert {speed.arm: speed for speed in shuffled} == speeds
+
+
+def test_caveats_name_what_limits_the_answer() -> None:
+    runs = runs_table(
+        ("random", 0, "finished"),
+        ("random", 1, "diverged"),
+        ("pretrained", 0, "finished"),
+        weights="run:natural",
+        source_run="abc",
+        best_step=[600, 0, 300],
+        steps=[600, 20, 600],
+    )
+    rows = [against("helps", caveats=("Class 2 is left out.",)), against("helps", "middle")]
+    failures = [{"model": "small", "arm": "middle", "seed": 2, "reason": "disk full"}]
+    study = {**STUDY, "data": {"name": "fundus-phantom", "synthetic": True}}
+    text = "\n".join(recommend(study, rows, runs=runs, failures=failures, notes=("No patient ids.",)).caveats)
+    assert "one source training (natural): the interval does not hold the chance of that training" in text
+    assert "1 of 3 runs diverged (random, seed 1) and is missing from the averages" in text
+    assert "1 run failed and left no result (middle, seed 2)" in text
+    assert "may not have levelled off: random (1 of 1 seeds)" in text
+    assert "fundus-phantom is synthetic" in text
+    assert "No patient ids." in text
+    assert "In 1 of 2 comparisons: Class 2 is left out." in text
+    assert "2 comparisons were made and their intervals are not widened" in text
+
+
+def test_a_clean_study_has_no_invented_caveats() -> None:
+    runs = runs_table(("random", 0, "finished"), best_step=300, steps=600, weights=None, source_run=None)
+    assert recommend(STUDY, [against("helps")], runs=runs).caveats == ()
+
+
+def test_shared_caveats_are_said_once() -> None:
+    frames = [runs_table(("pretrained", 0, "finished"), weights="run:natural", source_run="a") for _ in range(2)]
+    frames[1]["model"] = "large"
+    study = {**STUDY, "models": {"small": {}, "large": {}}}
+    said = recommend(study, [against("helps"), against("helps", model="large")], runs=pd.concat(frames))
+    assert sum("one source training" in caveat for caveat in said.caveats) == 1
+    assert said.caveats[0].startswith("small and large: all transferred")
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind", "words"),
+    [
+        ({"depth": "all", "freeze": "all"}, arms.FULL, "frozen pretrained weights"),
+        ({"depth": "layer2", "rest": "mean_var"}, arms.PARTIAL, "pretrained weights up to layer2 and mean var above"),
+        ({"depth": 2}, arms.PARTIAL, "pretrained weights up to block 2"),
+        ({"rest": "shuffled"}, arms.OTHER, "shuffled pretrained weights"),
+        ({"norm": "transfer"}, arms.OTHER, "weights of arm x"),
+    ],
+)
+def test_arms_in_words(settings: dict[str, Any], kind: str, words: str) -> None:
+    assert arms.kind_of(settings) == kind
+    assert arms.subjects({"x": settings}) == {"x": words}
+
+
+def test_arms_that_read_alike_get_their_label() -> None:
+    alike = arms.subjects({"slow": {"depth": "all"}, "fast": {"depth": "all"}})
+    assert alike == {"slow": "pretrained weights (slow)", "fast": "pretrained weights (fast)"}
+
+
+def test_directions_are_those_of_the_metrics() -> None:
+    assert [phrases.smaller_is_better(name) for name in ("auroc", "ece", "brier", "loss", "auroc/grade 2")] == [
+        False, True, True, True, False,
+    ]  # fmt: skip
+
+
+def test_published_weights_are_one_set() -> None:
+    runs = runs_table(("random", 0, "finished"), ("pretrained", 0, "finished"), weights=[None, "resnet18.a1_in1k"])
+    (caveat,) = recommend(STUDY, [against("helps")], runs=runs).caveats
+    assert "one set of pretrained weights (resnet18.a1_in1k), not about pretraining in general" in caveat
