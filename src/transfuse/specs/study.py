@@ -20,7 +20,7 @@ Metric = Literal[
     "referable_auroc",
     "referable_auroc_max",
 ]
-Augmentation = Literal["none", "fundus", "cxr", "chestxray14", "cifar", "matsoukas", "peng"]
+Augmentation = Literal["none", "fundus", "cxr", "chestxray14", "imagenet", "cifar", "matsoukas", "peng", "peng-code"]
 Depth = int | str
 
 _STRICT = {"extra": "forbid", "strict": True}

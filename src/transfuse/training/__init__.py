@@ -1,0 +1,20 @@
+"""Training: `fit` is a generator loop, a `Recipe` says how, `predict` gives probabilities."""
+
+from transfuse.training.history import Diverged, Epoch
+from transfuse.training.loop import fit
+from transfuse.training.optimizers import Optimizer
+from transfuse.training.prediction import predict
+from transfuse.training.recipe import RECIPES, Recipe, Stopping
+from transfuse.training.schedules import Schedule
+
+__all__ = [
+    "RECIPES",
+    "Diverged",
+    "Epoch",
+    "Optimizer",
+    "Recipe",
+    "Schedule",
+    "Stopping",
+    "fit",
+    "predict",
+]

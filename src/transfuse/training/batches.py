@@ -1,0 +1,81 @@
+"""Which images a step sees, and how they are changed: functions of (seed, epoch, step) alone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from transfuse.data.splits import Part
+from transfuse.errors import TrainingError
+from transfuse.training.recipe import Augmentation, Recipe
+
+# Independent streams of random numbers, all from the one seed.
+ORDER, AUGMENTATION, DROPOUT = range(3)
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The training part in batches; no worker processes and no state, so any step can be had at any time.
+
+    Attributes:
+        part: the training part.
+        targets: all its targets, as a tensor.
+        size: images a batch.
+        steps_per_epoch: batches an epoch.
+        augmentation: None for none.
+        seed: of order and augmentation.
+    """
+
+    part: Part
+    targets: Tensor
+    size: int
+    steps_per_epoch: int
+    augmentation: Augmentation | None
+    seed: int
+
+    def order(self, epoch: int) -> np.ndarray:
+        """The order (N,) of the images in an epoch (the first is 0)."""
+        return np.random.default_rng((ORDER, 0, epoch, self.seed)).permutation(len(self.part))
+
+    def positions(self, step: int, order: np.ndarray) -> np.ndarray:
+        """The images (n,) of a step (the first of the training is 0), given the order of its epoch."""
+        start = step % self.steps_per_epoch * self.size
+        return order[start : start + self.size]
+
+    def images(self, positions: np.ndarray, step: int, process: int = 0) -> Tensor:
+        """Augmented and normalised images (n, C, H, W) for a step."""
+        images = self.part.tensors(positions)
+        if self.augmentation is not None:
+            generator = torch.Generator().manual_seed(step_seed(self.seed, AUGMENTATION, step, process))
+            images = self.augmentation(images, generator)
+        return self.part.normalise(images)
+
+
+def make_batches(part: Part, recipe: Recipe, model: nn.Module, *, seed: int) -> Batches:
+    """Batches of `part` for `model`.
+
+    The last batch of an epoch may be smaller. One of a single image is left out where the network has batch norm, which
+    cannot train on one image; another order brings that image back in the next epoch.
+
+    Raises:
+        TrainingError: nothing to train on.
+    """
+    if len(part) == 0:
+        raise TrainingError("the training part is empty: expected at least one image")
+    steps = math.ceil(len(part) / recipe.batch_size)
+    normed = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+    if normed and recipe.batch_size > 1 and len(part) % recipe.batch_size == 1:
+        steps -= 1
+    if steps == 0:
+        raise TrainingError("the training part holds 1 image and the network has batch norm: expected 2 or more")
+    targets = torch.from_numpy(np.array(part.targets))
+    return Batches(part, targets, recipe.batch_size, steps, recipe.augmentation(), seed)
+
+
+def step_seed(seed: int, stream: int, step: int, process: int = 0) -> int:
+    """A seed of 64 bits for one stream of random numbers at one step in one process."""
+    return int(np.random.SeedSequence((stream, process, step, seed)).generate_state(1, np.uint64)[0])

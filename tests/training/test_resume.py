@@ -1,0 +1,196 @@
+"""An interrupted training and an uninterrupted one are the same training."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from transfuse.data import Part, Split
+from transfuse.errors import StoreError, TrainingError
+from transfuse.training import Epoch, Optimizer, Recipe, Schedule, Stopping, fit
+from transfuse.training.checkpoint import BEST, LAST
+
+Network = Callable[..., nn.Module]
+
+# dropout, augmentation, momentum, a warm-up and a plateau: everything that has a state of its own
+RECIPE = Recipe(
+    optimizer=Optimizer(name="sgd", learning_rate=0.05, weight_decay=1e-4, clip_norm=1.0),
+    schedule=Schedule(name="plateau", patience=1, factor=0.5, warmup=3, warmup_start=1e-4),
+    stopping=Stopping(patience=8),
+    batch_size=24,
+    augment="fundus",
+    monitor="accuracy",
+    validate_every=2,
+)
+
+
+def told(epochs: list[Epoch]) -> list[Epoch]:
+    """The epochs without what a clock says."""
+    return [dataclasses.replace(epoch, seconds=0.0, images_per_second=0.0) for epoch in epochs]
+
+
+def state_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    return dict(model.state_dict())
+
+
+def run(model: nn.Module, split: Split, folder: Path | None, most: int = 99, recipe: Recipe = RECIPE) -> list[Epoch]:
+    """Train until `most` epochs have been seen."""
+    epochs = []
+    for epoch in fit(model, split, recipe, epochs=7, seed=4, checkpoint_dir=folder):
+        epochs.append(epoch)
+        if len(epochs) == most:
+            break
+    return epochs
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_resumed_training_is_bit_identical_wherever_it_broke_off(
+    network: Network, split: Split, tmp_path: Path, optimizer: str
+) -> None:
+    recipe = dataclasses.replace(RECIPE, optimizer=Optimizer(name=optimizer, learning_rate=0.05, weight_decay=1e-4))
+    whole = network()
+    expected = run(whole, split, None, recipe=recipe)
+    assert len({epoch.learning_rate for epoch in expected}) > 3
+    assert [epoch.is_best for epoch in expected].count(False) > 3
+    for most in (1, 2, 5, len(expected) - 1, len(expected)):
+        folder = tmp_path / f"{optimizer}{most}"
+        run(network(), split, folder, most, recipe=recipe)
+        resumed = network()
+        assert told(run(resumed, split, folder, recipe=recipe)) == told(expected)
+        torch.testing.assert_close(state_of(resumed), state_of(whole), rtol=0, atol=0)
+
+
+def test_a_training_interrupted_at_every_epoch(network: Network, split: Split, tmp_path: Path) -> None:
+    whole, pieces = network(), network()
+    expected = run(whole, split, None)
+    for most in range(1, len(expected) + 1):
+        seen = run(pieces, split, tmp_path, most)
+    assert told(seen) == told(expected)
+    torch.testing.assert_close(state_of(pieces), state_of(whole), rtol=0, atol=0)
+    seconds = [epoch.seconds for epoch in seen]
+    assert seconds == sorted(seconds)
+
+
+def test_an_error_in_the_callers_loop_loses_nothing(network: Network, split: Split, tmp_path: Path) -> None:
+    expected = run(network(), split, None)
+
+    def train() -> None:
+        for epoch in fit(network(), split, RECIPE, epochs=7, seed=4, checkpoint_dir=tmp_path):
+            if epoch.step == 6:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train()
+    assert told(run(network(), split, tmp_path)) == told(expected)
+
+
+def test_a_finished_training_is_told_again_and_not_repeated(
+    network: Network, split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = network(), network()
+    epochs = run(first, split, tmp_path)
+    monkeypatch.setattr(Part, "tensors", None)  # an image would be an error
+    assert run(second, split, tmp_path) == epochs
+    torch.testing.assert_close(state_of(second), state_of(first), rtol=0, atol=0)
+
+
+def test_killed_between_the_two_files(network: Network, split: Split, tmp_path: Path) -> None:
+    whole = network()
+    expected = run(whole, split, None)
+    second = [number for number, epoch in enumerate(expected, start=1) if epoch.is_best][1]
+    run(network(), split, tmp_path, second - 1)
+    before = (tmp_path / BEST).read_bytes()
+    run(network(), split, tmp_path, second)
+    after = (tmp_path / BEST).read_bytes()
+    assert before != after
+    (tmp_path / BEST).write_bytes(before)  # last.ckpt has the new best, best.safetensors not yet
+    resumed = network()
+    epochs = fit(resumed, split, RECIPE, epochs=7, seed=4, checkpoint_dir=tmp_path)
+    next(epochs)
+    epochs.close()  # type: ignore[attr-defined]
+    assert (tmp_path / BEST).read_bytes() == after
+    assert told(run(resumed, split, tmp_path)) == told(expected)
+    torch.testing.assert_close(state_of(resumed), state_of(whole), rtol=0, atol=0)
+
+
+def test_killed_with_sigkill(network: Network, split: Split, tmp_path: Path) -> None:
+    whole = network()
+    expected = run(whole, split, None)
+    script = textwrap.dedent("""
+        import sys, time
+        import torch
+        from transfuse.training import fit
+        torch.set_num_threads(1)
+        model, split, recipe = torch.load(sys.argv[1], weights_only=False)
+        for epoch in fit(model, split, recipe, epochs=7, seed=4, checkpoint_dir=sys.argv[2]):
+            time.sleep(0.05)
+    """)
+    arguments, folder = tmp_path / "arguments.pkl", tmp_path / "checkpoints"
+    torch.save((network(), split, RECIPE), arguments)
+    child = subprocess.Popen([sys.executable, "-c", script, str(arguments), str(folder)], stderr=subprocess.PIPE)
+    waited = time.monotonic() + 60
+    while not (folder / LAST).exists() and child.poll() is None and time.monotonic() < waited:
+        time.sleep(0.01)
+    time.sleep(0.12)
+    child.send_signal(signal.SIGKILL)
+    _, stderr = child.communicate()
+    assert child.returncode == -signal.SIGKILL, stderr.decode()
+    resumed = network()
+    assert told(run(resumed, split, folder)) == told(expected)
+    torch.testing.assert_close(state_of(resumed), state_of(whole), rtol=0, atol=0)
+
+
+def test_a_full_disk_stops_clearly_and_the_training_goes_on_later(
+    network: Network, split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = network()
+    expected = run(whole, split, None)
+    run(network(), split, tmp_path, 3)
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(StoreError, match="No space left on device; free some space and start again"):
+            run(network(), split, tmp_path)
+    resumed = network()
+    assert told(run(resumed, split, tmp_path)) == told(expected)
+    torch.testing.assert_close(state_of(resumed), state_of(whole), rtol=0, atol=0)
+
+
+def test_a_checkpoint_of_another_training_is_refused(network: Network, split: Split, tmp_path: Path) -> None:
+    run(network(), split, tmp_path, 2)
+    content = (tmp_path / LAST).read_bytes()
+    other = dataclasses.replace(RECIPE, optimizer=dataclasses.replace(RECIPE.optimizer, learning_rate=0.1))
+    with pytest.raises(
+        TrainingError, match=r"another training: optimizer\.learning_rate was 0\.05 and is now 0\.1\. Use"
+    ):
+        run(network(), split, tmp_path, recipe=other)
+    with pytest.raises(TrainingError, match=r"network was 8 tensors, \w+ and is now 4 tensors, \w+"):
+        run(network(norm=False), split, tmp_path)
+    fewer = Split(Part(split.train.dataset, split.train.indices[:-1]), split.val, split.test)
+    with pytest.raises(TrainingError, match=r"training part was 64 images, .* and is now 63 images"):
+        run(network(), fewer, tmp_path)
+    assert (tmp_path / LAST).read_bytes() == content
+
+
+def test_a_damaged_checkpoint_is_refused(network: Network, split: Split, tmp_path: Path) -> None:
+    run(network(), split, tmp_path, 2)
+    (tmp_path / LAST).write_bytes((tmp_path / LAST).read_bytes()[:-100])
+    with pytest.raises(TrainingError, match=r"last\.ckpt is damaged .* delete it and start this training again"):
+        run(network(), split, tmp_path)
+    (tmp_path / LAST).unlink()
+    assert told(run(network(), split, tmp_path)) == told(run(network(), split, None))
