@@ -1,0 +1,280 @@
+"""Where runs live on disk: one folder a run, written once, readable as tables by anything downstream.
+
+::
+
+    OUT/runs/<run_id>/   spec.json            what decides the run's numbers, and the names it goes by
+                         initial.safetensors  the weights before the first step
+                         best.safetensors     the weights at the best validation
+                         checkpoints/         what an exact resume needs; removed when the run has finished
+                         history.parquet      validation and training values by step
+                         predictions.parquet  one row a sample, with its patient
+                         environment.json     versions and machine
+                         record.json          written last: finished or diverged
+                         failure.json         instead of a record: what went wrong; the run is tried again
+    OUT/studies/<name>/  study.yaml, tables/*.parquet, report.html: derived, rebuildable
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from filelock import FileLock, Timeout
+
+from transfuse.errors import StoreError, nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RECORD_VERSION = 1
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run leaves behind; nothing else says that it has ended.
+
+    Attributes:
+        run_id: the run.
+        status: `finished`, or `diverged` (an answer too: the same spec would diverge again).
+        reason: why it stopped.
+        facts: scalars for the `runs` table: parameters, best_step, train_seconds, ...
+        metrics: test metrics by name; None where the metric is undefined.
+        notes: sentences about the data that a report must show.
+        transfer: rows of where each block's parameters came from.
+        files: sizes in bytes of the files of the run, to notice a truncated one.
+        version: of this record's layout.
+    """
+
+    run_id: str
+    status: str
+    reason: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    transfer: tuple[dict[str, Any], ...] = ()
+    files: dict[str, int] = field(default_factory=dict)
+    version: int = RECORD_VERSION
+
+
+class Tables(NamedTuple):
+    """The three tables that statistics and report read."""
+
+    runs: pd.DataFrame
+    history: pd.DataFrame
+    predictions: pd.DataFrame
+
+
+class Store:
+    """The folder of results.
+
+    Args:
+        root: the folder; made when first written to.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+
+    def run_folder(self, run_id: str) -> Path:
+        """Where this run's files are."""
+        return self.root / "runs" / run_id
+
+    def study_folder(self, name: str) -> Path:
+        """Where this study's derived files are."""
+        return self.root / "studies" / name
+
+    def studies(self) -> list[str]:
+        """Names of the studies begun here."""
+        return sorted(path.parent.name for path in (self.root / "studies").glob("*/study.yaml"))
+
+    def study_file(self, name: str) -> Path:
+        """The study file that the study was last started with.
+
+        Raises:
+            StoreError: no study of this name was begun here.
+        """
+        path = self.study_folder(name) / "study.yaml"
+        if not path.exists():
+            names = self.studies()
+            hint = (
+                nearest(name, names) if names else "no study was begun there; start one with: transfuse run STUDY.yaml"
+            )
+            raise StoreError(f"there is no study {name!r} in {str(self.root)!r}; {hint}")
+        return path
+
+    def record(self, run_id: str) -> RunRecord | None:
+        """The run's record, or None when it has not ended.
+
+        Raises:
+            StoreError: the record, or a file it lists, is damaged.
+        """
+        folder = self.run_folder(run_id)
+        try:
+            content = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+            record = RunRecord(**{**content, "notes": tuple(content["notes"]), "transfer": tuple(content["transfer"])})
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError, KeyError) as error:
+            raise StoreError(f"{folder / 'record.json'} is damaged ({error}); {_again(folder)}") from None
+        for name, size in record.files.items():
+            path = folder / name
+            found = path.stat().st_size if path.exists() else None
+            if found != size:
+                state = "is missing" if found is None else f"has {found} bytes instead of {size}"
+                raise StoreError(f"{path} {state}; {_again(folder)}")
+        return record
+
+    @contextlib.contextmanager
+    def alone(self, run_id: str, waiting: Callable[[], None]) -> Iterator[Path]:
+        """Hold the run for this process, and give its folder; `waiting` is called once if another process has it.
+
+        The lock belongs to the operating system: it ends with the process, however that ends.
+        """
+        folder = self.run_folder(run_id)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(folder / "lock")
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                waiting()
+                lock.acquire()
+        except OSError as error:
+            raise _store_error(folder, error) from error
+        try:
+            yield folder
+        finally:
+            lock.release()
+
+    def is_running(self, run_id: str) -> bool:
+        """Whether some process is at this run now."""
+        path = self.run_folder(run_id) / "lock"
+        if not path.exists():
+            return False
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return True
+        lock.release()
+        return False
+
+    def failure(self, run_id: str) -> dict[str, Any] | None:
+        """What went wrong at the last attempt, or None."""
+        try:
+            return json.loads((self.run_folder(run_id) / "failure.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def finish(self, record: RunRecord, outputs: Sequence[str]) -> RunRecord:
+        """Write the record, last of all; `outputs` are the files it vouches for."""
+        folder = self.run_folder(record.run_id)
+        sizes = {name: (folder / name).stat().st_size for name in outputs}
+        record = RunRecord(**{**asdict(record), "files": sizes})
+        write_json(folder / "record.json", asdict(record))
+        (folder / "failure.json").unlink(missing_ok=True)
+        return record
+
+    def history(self, run_id: str) -> pd.DataFrame:
+        """Values by step: `step, epoch, split, quantity, value, seconds`."""
+        return _read_table(self.run_folder(run_id) / "history.parquet")
+
+    def predictions(self, run_id: str) -> pd.DataFrame:
+        """One row a sample: `part, sample_id, patient_id, target, scores`."""
+        return _read_table(self.run_folder(run_id) / "predictions.parquet")
+
+    def tables(self, rows: Sequence[Mapping[str, Any]]) -> Tables:
+        """Collect the runs of a study.
+
+        Args:
+            rows: what the study calls its runs: `run_id, model, arm, seed, role, ...`, one row a run.
+
+        Returns:
+            The runs that have ended, one row a name; history and predictions, keyed by `run_id`.
+        """
+        import pandas as pd
+
+        runs, histories, predictions = [], [], []
+        seen: set[str] = set()
+        for row in rows:
+            record = self.record(row["run_id"])
+            if record is None:
+                continue
+            tests = {f"test_{name}": value for name, value in record.metrics.items()}
+            runs.append({**row, "status": record.status, "reason": record.reason, **record.facts, **tests})
+            if row["run_id"] in seen:
+                continue  # arms that came to the same run share its history and predictions
+            seen.add(row["run_id"])
+            histories.append(self.history(row["run_id"]).assign(run_id=row["run_id"]))
+            if record.status == "finished":
+                predictions.append(self.predictions(row["run_id"]).assign(run_id=row["run_id"]))
+        empty = pd.DataFrame(columns=["run_id", "model", "arm", "seed", "role", "status", "reason"])
+        return Tables(
+            pd.DataFrame(runs) if runs else empty,
+            pd.concat(histories, ignore_index=True) if histories else empty,
+            pd.concat(predictions, ignore_index=True) if predictions else empty,
+        )
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON atomically; NaN is refused, since no other program could read it."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def write_table(path: Path, frame: pd.DataFrame) -> None:
+    """Write a table as Parquet, atomically."""
+    with replacing(path) as temporary:
+        frame.to_parquet(temporary, index=False)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path that takes the place of `path` when the block ends, or leaves nothing behind.
+
+    Raises:
+        StoreError: the disk is full or the folder cannot be written; what was there before is intact.
+    """
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise _store_error(path, error) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _store_error(path: Path, error: OSError) -> StoreError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StoreError(
+            f"no space left while writing {path}; earlier results are intact: free some space, or choose another "
+            "folder with --out, and start the same command again"
+        )
+    if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        return StoreError(f"cannot write {path}: {error.strerror}; choose a folder of your own with --out")
+    return StoreError(f"cannot write {path}: {error}")
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path} cannot be read ({error}); {_again(path.parent)}") from None
+
+
+def _again(folder: Path) -> str:
+    return f"delete the folder {folder} and start the study again: only this run is repeated"
