@@ -1,0 +1,74 @@
+"""Are pretrained weights worth it for your medical images, which layers of them, and how sure can we be?
+
+>>> import transfuse as tfu
+>>> model = tfu.create_model("cbr_tiny", classes=5)
+>>> blocks = tfu.blocks_of(model)
+>>> blocks.names
+('layer1', 'layer2', 'layer3', 'layer4')
+
+Names are loaded when they are first used, so that `import transfuse` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transfuse.data import open_dataset, split_by_patient
+    from transfuse.errors import TransfuseError
+    from transfuse.inits import initialise_
+    from transfuse.metrics import evaluate
+    from transfuse.models import blocks_of, create_model, freeze_, list_models
+    from transfuse.results.statistics import compare, estimate
+    from transfuse.training import Optimizer, Recipe, Schedule, Stopping, fit, predict
+
+_HOMES = {
+    "Optimizer": "training",
+    "Recipe": "training",
+    "Schedule": "training",
+    "Stopping": "training",
+    "TransfuseError": "errors",
+    "blocks_of": "models",
+    "compare": "results.statistics",
+    "create_model": "models",
+    "estimate": "results.statistics",
+    "evaluate": "metrics",
+    "fit": "training",
+    "freeze_": "models",
+    "initialise_": "inits",
+    "list_models": "models",
+    "open_dataset": "data",
+    "predict": "training",
+    "split_by_patient": "data",
+}
+
+__all__ = [
+    "Optimizer",
+    "Recipe",
+    "Schedule",
+    "Stopping",
+    "TransfuseError",
+    "blocks_of",
+    "compare",
+    "create_model",
+    "estimate",
+    "evaluate",
+    "fit",
+    "freeze_",
+    "initialise_",
+    "list_models",
+    "open_dataset",
+    "predict",
+    "split_by_patient",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'transfuse' has no attribute {name!r}")
+    return getattr(import_module(f"transfuse.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

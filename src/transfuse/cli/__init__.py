@@ -1,0 +1,360 @@
+"""The command line: `transfuse demo | check | run | status | report | show | data`.
+
+Nothing here imports torch at import: `transfuse --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import App, Parameter
+
+from transfuse.errors import SpecError, TransfuseError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from transfuse.specs import StudySpec
+
+OUT = Path("transfuse-out")
+
+app = App(
+    name="transfuse",
+    help="Are pretrained weights worth it for your medical images, and how sure are we?\n\n"
+    "Start with `transfuse demo`, then look at `studies/*.yaml` and write your own.",
+    version=lambda: _version(),
+    version_flags=["--version"],
+)
+show = app.command(App(name="show", help="Look at networks and shipped studies."))
+data = app.command(App(name="data", help="Look at data before training on them."))
+
+Out = Annotated[
+    Path, Parameter(name=["--out", "-o"], help="Folder of all results; finished runs are found there again.")
+]
+Workers = Annotated[
+    int | None, Parameter(name=["--workers", "-w"], help="Runs at a time; default: cores / threads, or one a GPU.")
+]
+Device = Annotated[str, Parameter(name="--device", help="auto, cpu, cuda or mps.")]
+
+
+@app.command
+def demo(*, out: Out = OUT, workers: Workers = None, device: Device = "auto") -> int:
+    """Run the demo study: synthetic data, small networks, a few minutes on two cores; ends with a report."""
+    return run(_shipped("demo"), out=out, workers=workers, device=device)
+
+
+@app.command
+def check(study: Path, *overrides: str) -> int:
+    """Look at everything a study needs, and list every mistake at once, without training.
+
+    Parameters
+    ----------
+    study
+        The study file.
+    overrides
+        Changes to it: key.sub=value, for example data.size=64.
+    """
+    from transfuse.study.plan import check as look
+
+    spec = _load(study, overrides)
+    checked = look(spec, str(study))
+    console = _console()
+    for line in checked.lines:
+        console.print(f"[green]✓[/] {line}", highlight=False)
+    console.print(f"Nothing wrong found. Start it with: transfuse run {study}", highlight=False)
+    return 0
+
+
+@app.command
+def run(study: Path, *overrides: str, out: Out = OUT, workers: Workers = None, device: Device = "auto") -> int:
+    """Carry out a study and write its report; what is done already is not done again.
+
+    Parameters
+    ----------
+    study
+        The study file.
+    overrides
+        Changes to it: key.sub=value, for example data.size=64.
+    """
+    from transfuse.cli.progress import shown
+    from transfuse.results.store import Store
+    from transfuse.study.carry_out import carry_out, default_workers
+    from transfuse.study.plan import check as look
+
+    spec = _load(study, overrides)
+    console = _console()
+    with _working(console, "Opening data and weights ..."):
+        checked = look(spec, str(study))
+        count = default_workers(spec.train.threads) if workers is None else workers
+    if count < 1:
+        raise SpecError(f"--workers is {count}; expected 1 or more")
+    console.print(f"[bold]{spec.title or spec.name}[/]", highlight=False)
+    for line in checked.lines:
+        console.print(f"  {line}", highlight=False)
+    store = Store(out)
+    try:
+        outcome = carry_out(
+            spec,
+            checked.runs,
+            store,
+            show=lambda total, done, workers: shown(console, total, done, workers),
+            workers=count,
+            device=device,
+        )
+    except KeyboardInterrupt:
+        again = " ".join(["transfuse run", str(study), *overrides, *(["--out", str(out)] if out != OUT else [])])
+        console.print(
+            "\nStopped. Nothing is lost: finished runs are kept, the others go on from their last validation.\n"
+            f"  go on:   {again}\n  look:    transfuse status --out {out}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        return 130
+    _report(console, store, spec.name)
+    failed = outcome.states.get("failed", 0)
+    if failed:
+        console.print(
+            f"[red]{failed} run{'s' if failed > 1 else ''} failed[/]; the same command tries them again: "
+            f"transfuse status --out {out} says why",
+            highlight=False,
+            soft_wrap=True,
+        )
+    return 0 if outcome.complete else 1
+
+
+@app.command
+def status(study: str | None = None, *, out: Out = OUT) -> int:
+    """Say where every run of a study stands: done, running, failed, interrupted, waiting.
+
+    Parameters
+    ----------
+    study
+        The study's name; default: all studies in the folder.
+    """
+    from rich.table import Table
+
+    from transfuse.cli.progress import duration
+    from transfuse.errors import StoreError
+    from transfuse.results.store import Store
+    from transfuse.study.plan import status as look
+
+    store = Store(out)
+    names = [study] if study else store.studies()
+    if not names:
+        raise StoreError(f"no study was begun in {str(out)!r}; start one with: transfuse run STUDY.yaml")
+    console = _console()
+    for name in names:
+        found = look(store, name)
+        table = Table(title=f"study {name}", title_justify="left", box=None, header_style="bold")
+        for column in ("run", "network", "arm", "seed", "state", "time", ""):
+            table.add_column(column)
+        for one in found:
+            row = one.row
+            arm = f"source {row['arm']}" if row["role"] == "source" else row["arm"]
+            spent = "" if one.seconds is None else duration(one.seconds)
+            detail = one.detail if one.state not in ("finished",) else ""
+            table.add_row(row["run_id"], row["model"], arm, str(row["seed"]), _coloured(one.state), spent, detail)
+        console.print(table)
+        states: dict[str, int] = {}
+        for one in found:
+            states[one.state] = states.get(one.state, 0) + 1
+        trained = sum(one.seconds or 0.0 for one in found)
+        counts = ", ".join(f"{count} {state}" for state, count in states.items())
+        console.print(f"{len(found)} runs: {counts}; {duration(trained)} of training so far", highlight=False)
+    return 0
+
+
+@app.command
+def report(study: str | None = None, *, out: Out = OUT) -> int:
+    """Write the report of a study from its files; neither the data nor a network is needed.
+
+    Parameters
+    ----------
+    study
+        The study's name; default: the only one in the folder.
+    """
+    from transfuse.results.store import Store
+
+    store = Store(out)
+    names = store.studies()
+    if study is None and len(names) != 1:
+        raise SpecError(f"there are {len(names)} studies in {str(out)!r}; name one: {', '.join(names) or 'none yet'}")
+    _report(_console(), store, study or names[0])
+    return 0
+
+
+@show.command(name="blocks")
+def show_blocks(network: str, *, level: str = "stage", classes: int = 2, channels: int = 3, size: int = 224) -> int:
+    """List the blocks of a network: the names that `depth:` and `freeze:` take.
+
+    Parameters
+    ----------
+    network
+        A name such as resnet50, mobilenetv2_100 or cbr_small.
+    level
+        stage, block, layer or wt-st.
+    classes
+        Outputs of the head.
+    channels
+        Channels of the images.
+    size
+        Side of the images in pixels.
+    """
+    from rich.table import Table
+
+    from transfuse.models import blocks_of, create_model
+
+    model = create_model(network, classes=classes, channels=channels, image_size=size, device="meta")
+    blocks = blocks_of(model, level)
+    counts = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    table = Table(title=f"{network}, level {level}", title_justify="left", box=None, header_style="bold")
+    for column, justify in (("depth", "right"), ("block", "left"), ("parameters", "right"), ("up to here", "right")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    total = 0
+    for number, block in enumerate(blocks, start=1):
+        own = sum(count for name, count in counts.items() if block.owns(name))
+        total += own
+        table.add_row(str(number), block.name, f"{own:,}", f"{total:,}")
+    everything = sum(counts.values())
+    table.add_row("", "head", f"{everything - total:,}", f"{everything:,}", style="dim")
+    _console().print(table)
+    return 0
+
+
+@show.command(name="studies")
+def show_studies() -> int:
+    """List the shipped study files."""
+    from transfuse.specs import load_study
+
+    console = _console()
+    for path in sorted(_shipped("demo").parent.glob("*.yaml")):
+        console.print(f"[bold]{path}[/]\n    {load_study(path).title}", highlight=False, soft_wrap=True)
+    return 0
+
+
+@data.command(name="inspect")
+def inspect(
+    name: str,
+    *,
+    root: str | None = None,
+    size: int = 64,
+    image_column: str | None = None,
+    label_columns: tuple[str, ...] = (),
+    patient_column: str | None = None,
+    part_column: str | None = None,
+) -> int:
+    """Open a data set and say what is in it: classes, patients, parts, and what a study should know.
+
+    Parameters
+    ----------
+    name
+        A catalogue name, or the path of an .npz file, a folder of class folders or a table.
+    root
+        Folder that a relative name starts from; default: the environment variable TRANSFUSE_DATA.
+    size
+        Side of the images in pixels.
+    image_column
+        Of a table: the column of image paths.
+    label_columns
+        Of a table: the column or columns of labels.
+    patient_column
+        Of a table: the column that names the patient.
+    part_column
+        Of a table: the column that says train, val or test.
+    """
+    from transfuse.cli.inspect import describe
+    from transfuse.specs import DataSpec
+
+    spec = DataSpec(
+        name=name,
+        root=root,
+        size=size,
+        image_column=image_column,
+        label_columns=label_columns,
+        patient_column=patient_column,
+        part_column=part_column,
+    )
+    describe(spec, _console())
+    return 0
+
+
+def main() -> None:
+    """Run the command line; errors of ours are one clear message and exit code 2."""
+    try:
+        code = app(result_action="return_value")
+    except TransfuseError as error:
+        from rich.markup import escape
+
+        _console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("transfuse")
+
+
+def _console(*, stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr)
+
+
+def _working(console: Console, text: str):  # type: ignore[no-untyped-def]
+    from contextlib import nullcontext
+
+    return console.status(text) if console.is_terminal else nullcontext()
+
+
+def _load(study: Path, overrides: tuple[str, ...]) -> StudySpec:
+    from transfuse.specs import load_study
+
+    return load_study(study, overrides)
+
+
+def _shipped(name: str) -> Path:
+    from importlib import resources
+
+    return Path(str(resources.files("transfuse") / "studies" / f"{name}.yaml"))
+
+
+def _coloured(state: str) -> str:
+    colour = {"finished": "green", "failed": "red", "damaged": "red", "diverged": "yellow", "running": "cyan"}.get(
+        state
+    )
+    return f"[{colour}]{state}[/]" if colour else state
+
+
+def _report(console: Console, store, name: str) -> None:  # type: ignore[no-untyped-def]
+    from transfuse.report.html import Contents, write_report
+    from transfuse.study.conclude import conclude
+
+    with _working(console, "Writing the report ..."):
+        found = conclude(store, name)
+        path = write_report(
+            Contents(
+                study=found.study,
+                recommendation=found.recommendation,
+                **found.tables._asdict(),
+                comparisons=found.comparisons,
+                estimates=found.estimates,
+                notes=found.notes,
+                environment=found.environment,
+                samples=found.samples,
+                failures=found.failures,
+            ),
+            store.study_folder(name) / "report.html",
+        )
+    advice = found.recommendation
+    console.print(f"\n[bold]{advice.headline}[/]", highlight=False)
+    for part in advice.models or (advice,):
+        console.print(part.sentence, highlight=False)
+    for caveat in advice.caveats:
+        console.print(f"  · {caveat}", highlight=False, style="dim")
+    console.print(f"\nReport: {path.resolve()}", highlight=False, soft_wrap=True)

@@ -1,0 +1,1 @@
+"""Results: the store of run folders, comparisons with intervals, and the recommendation."""

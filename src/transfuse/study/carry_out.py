@@ -1,0 +1,81 @@
+"""Carry out a study: plan it, start what is not done yet, keep going when a run fails."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import NamedTuple
+
+from transfuse.results.store import Store
+from transfuse.specs import StudySpec
+from transfuse.study.conclude import write_samples
+from transfuse.study.events import Ended, Tell
+from transfuse.study.executors import Queue, in_process, local_processes
+from transfuse.study.expand import PlannedRun, without_repeats
+from transfuse.study.plan import status, write_plan
+from transfuse.study.run import do_run
+from transfuse.study.sources import open_data
+
+Show = Callable[[int, int, int], AbstractContextManager[Tell]]
+"""Opens a display for (runs in all, runs done already, workers)."""
+
+
+class Outcome(NamedTuple):
+    """How many runs stand where after a study was carried out: by state, as `status` names them."""
+
+    states: dict[str, int]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every run has ended with a record."""
+        return set(self.states) <= {"finished", "diverged"}
+
+
+def default_workers(threads: int) -> int:
+    """One worker for each GPU, or as many as the CPU's cores can hold at `threads` each."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.device_count()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // threads)
+
+
+def carry_out(
+    study: StudySpec, runs: list[PlannedRun], store: Store, *, show: Show, workers: int, device: str = "auto"
+) -> Outcome:
+    """Do every run of the study that has no record yet.
+
+    Args:
+        study: the study.
+        runs: its plan.
+        store: where everything is kept; what is there already is not done again.
+        show: opens the display of progress.
+        workers: processes; 1 runs everything in this one.
+        device: `auto`, `cpu`, `cuda`, `mps`.
+
+    Raises:
+        StoreError: the folder cannot be written.
+        KeyboardInterrupt: on Ctrl-C; every run goes on from its last checkpoint at the next start.
+    """
+    write_plan(store, study, runs)
+    distinct = without_repeats(runs)
+    records = {run.run_id: store.record(run.run_id) for run in distinct}
+    done = {run_id for run_id, record in records.items() if record is not None and record.status == "finished"}
+    queue = Queue(distinct, {run_id for run_id, record in records.items() if record is not None})
+    write_samples(store, study.name, open_data(study.data))
+    with show(len(distinct), len(records) - sum(record is None for record in records.values()), workers) as tell:
+        for run in distinct:
+            record = records[run.run_id]
+            if record is not None and run.run_id not in done:
+                for consequence in queue.hear(Ended(run.run_id, run.title, record.status, record.reason, 0.0)):
+                    tell(consequence)
+        work = partial(do_run, root=store.root, device=device)
+        if workers == 1:
+            in_process(queue, work, tell)
+        else:
+            local_processes(queue, work, tell, workers=workers)
+    return Outcome(dict(Counter(found.state for found in status(store, study.name))))

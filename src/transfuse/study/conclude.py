@@ -1,0 +1,216 @@
+"""From the files of finished runs to what a report shows: tables, comparisons, estimates, a recommendation."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from transfuse.errors import DataError
+from transfuse.results.arms import ArmComparison, ArmEstimate
+from transfuse.results.recommend import Recommendation, recommend
+from transfuse.results.store import Store, Tables, replacing, write_table
+from transfuse.specs import StudySpec, load_study, to_yaml
+from transfuse.study.plan import read_plan
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from transfuse.data import Dataset
+
+
+class Conclusion(NamedTuple):
+    """Everything a study has to say, ready for a report.
+
+    Attributes:
+        study: the study's settings as plain values, for the report.
+        tables: runs, history, predictions.
+        comparisons: every arm against the baseline, and the study's pairs.
+        estimates: the test metric of every arm.
+        recommendation: what follows.
+        notes: what must be said about the data.
+        environment: versions and machine of the runs.
+        failures: runs without a result.
+        samples: sample images as (caption, PNG bytes).
+    """
+
+    study: dict[str, Any]
+    tables: Tables
+    comparisons: list[ArmComparison]
+    estimates: list[ArmEstimate]
+    recommendation: Recommendation
+    notes: list[str]
+    environment: dict[str, Any]
+    failures: list[dict[str, Any]]
+    samples: list[tuple[str, bytes]]
+
+
+def conclude(store: Store, name: str) -> Conclusion:
+    """Conclude a study from its files alone; neither data, networks nor torch are touched. Writes the tables."""
+    study = load_study(store.study_file(name))
+    rows = read_plan(store, name)
+    tables = store.tables(rows)
+    for kind, frame in tables._asdict().items():
+        write_table(store.study_folder(name) / "tables" / f"{kind}.parquet", frame)
+    scores = _scores(tables)
+    comparisons = [
+        ArmComparison(model, arm, other, found)
+        for model in study.models
+        for arm, other in _pairs(study)
+        if (found := _compare(study, scores, model, arm, other)) is not None
+    ]
+    estimates = [_estimate(study, scores, tables.runs, model, arm) for model in study.models for arm in study.arms]
+    notes = _notes(store, rows)
+    failures = [
+        {**{key: row[key] for key in ("model", "arm", "seed", "run_id")}, "reason": failure["message"]}
+        for row in rows
+        if store.record(row["run_id"]) is None and (failure := store.failure(row["run_id"])) is not None
+    ]
+    plain = {**dataclasses.asdict(study), "seeds": list(study.seed_list), "confidence": 0.95, "spec": to_yaml(study)}
+    plain["data"] = {**plain["data"], **_data_facts(tables.runs)}
+    recommendation = recommend(
+        plain, comparisons, estimates, runs=tables.runs, history=tables.history, notes=notes, failures=failures
+    )
+    return Conclusion(
+        plain,
+        tables,
+        comparisons,
+        [estimate for estimate in estimates if estimate.seeds],
+        recommendation,
+        notes,
+        _environment(store, rows),
+        failures,
+        _read_samples(store, name),
+    )
+
+
+def _notes(store: Store, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What must be said about the data, the sources' after the target's and by name."""
+    notes: dict[str, None] = {}
+    for row in sorted(rows, key=lambda row: row["role"] == "source"):
+        record = store.record(row["run_id"])
+        for note in record.notes if record is not None else ():
+            if row["role"] == "arm":
+                notes[note] = None
+            elif note not in notes:
+                notes[f"Source {row['arm']}: {note}"] = None
+    return list(notes)
+
+
+class _Arm(NamedTuple):
+    """The test predictions of one arm: `scores` (seeds, N, C), with the samples in one order for all arms."""
+
+    target: np.ndarray
+    patients: np.ndarray
+    scores: np.ndarray
+
+
+def _scores(tables: Tables) -> dict[tuple[str, str], _Arm]:
+    if tables.predictions.empty:
+        return {}
+    found = {}
+    names = tables.runs.loc[tables.runs["role"] == "arm", ["run_id", "model", "arm", "seed"]]
+    test = tables.predictions[tables.predictions["part"] == "test"].merge(names, on="run_id")
+    for (model, arm), group in test.groupby(["model", "arm"], sort=False):
+        seeds = [seed.sort_values("sample_id") for _, seed in group.groupby("seed", sort=True)]
+        first = seeds[0]
+        if any(not np.array_equal(seed["sample_id"], first["sample_id"]) for seed in seeds):
+            raise DataError(f"the runs of {model} · {arm} were tested on different samples; they cannot be compared")
+        target = np.stack(list(first["target"]))
+        found[str(model), str(arm)] = _Arm(
+            target[:, 0].astype(np.int64) if target.shape[1] == 1 else target,
+            first["patient_id"].to_numpy(),
+            np.stack([np.stack(list(seed["scores"])) for seed in seeds]),
+        )
+    return found
+
+
+def _pairs(study: StudySpec) -> list[tuple[str, str]]:
+    """Each arm against the baseline, then the study's own pairs."""
+    return list(dict.fromkeys([*((arm, study.baseline) for arm in study.arms if arm != study.baseline), *study.pairs]))
+
+
+def _compare(study: StudySpec, scores: Mapping[tuple[str, str], _Arm], model: str, arm: str, other: str) -> Any:
+    from transfuse.results.statistics import compare
+
+    if (model, arm) not in scores or (model, other) not in scores:
+        return None
+    a, b = scores[model, arm], scores[model, other]
+    return compare(a.target, a.scores, b.scores, a.patients, study.margin, metric=study.metric)
+
+
+def _estimate(
+    study: StudySpec, scores: Mapping[tuple[str, str], _Arm], runs: pd.DataFrame, model: str, arm: str
+) -> ArmEstimate:
+    from transfuse.results.statistics import estimate
+
+    found = scores.get((model, arm))
+    column = f"test_{study.metric}"
+    seeds: dict[int, float] = {}
+    if column in runs:
+        own = runs[(runs["model"] == model) & (runs["arm"] == arm) & (runs["role"] == "arm")]
+        seeds = {int(row["seed"]): float(row[column]) for _, row in own.iterrows() if row[column] == row[column]}
+    value = None if found is None else estimate(found.target, found.scores, found.patients, study.metric)
+    return ArmEstimate(model, arm, value, seeds)
+
+
+def _data_facts(runs: pd.DataFrame) -> dict[str, Any]:
+    """Facts about the target data, from the first run that has ended."""
+    if runs.empty or "data" not in runs:
+        return {}
+    own = runs[runs["role"] == "arm"]
+    return json.loads(own["data"].iloc[0]) if len(own) else {}
+
+
+def _environment(store: Store, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The environment of the first run, and how many others there are."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        path = store.run_folder(row["run_id"]) / "environment.json"
+        if path.exists():
+            text = path.read_text(encoding="utf-8")
+            found.setdefault(text, json.loads(text))
+    if not found:
+        return {}
+    first = next(iter(found.values()))
+    return first if len(found) == 1 else {**first, "note": f"the runs come from {len(found)} different environments"}
+
+
+def write_samples(store: Store, name: str, dataset: Dataset, *, per_class: int = 3, pixels: int = 128) -> None:
+    """Keep a few images of every class for the report, enlarged without smoothing to about `pixels`."""
+    from PIL import Image
+
+    folder = store.study_folder(name) / "samples"
+    images = dataset.pixels()
+    index = []
+    for number, label in enumerate(dataset.info.classes):
+        target = np.asarray(dataset.targets)
+        members = np.flatnonzero(target == number if target.ndim == 1 else target[:, number] == 1)[:per_class]
+        for place, member in enumerate(members):
+            pixel = np.asarray(images[member])
+            values = pixel if pixel.dtype == np.uint8 else (pixel >> 8).astype(np.uint8)
+            picture = Image.fromarray(values[0] if values.shape[0] == 1 else np.moveaxis(values, 0, -1))
+            factor = max(1, round(pixels / picture.width))
+            buffer = io.BytesIO()
+            picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST).save(
+                buffer, "PNG"
+            )
+            file = f"{number}_{place}.png"
+            with replacing(folder / file) as path:
+                path.write_bytes(buffer.getvalue())
+            index.append({"file": file, "caption": str(label)})
+    with replacing(folder / "index.json") as path:
+        path.write_text(json.dumps(index), encoding="utf-8")
+
+
+def _read_samples(store: Store, name: str) -> list[tuple[str, bytes]]:
+    folder = store.study_folder(name) / "samples"
+    try:
+        index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        return [(entry["caption"], (folder / entry["file"]).read_bytes()) for entry in index]
+    except (OSError, ValueError):
+        return []

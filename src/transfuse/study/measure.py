@@ -1,0 +1,208 @@
+"""What a run leaves for the tables: its history, its predictions, its test metrics and the facts about it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from transfuse.errors import DataError
+from transfuse.metrics import evaluate
+from transfuse.specs import RunSpec
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor, nn
+
+    from transfuse.data import Dataset, Split
+    from transfuse.models.transfer import Transfer
+    from transfuse.training import Epoch, Recipe
+
+PACKAGES = ("transfuse", "torch", "torchvision", "timm", "accelerate", "numpy", "scipy", "scikit-learn", "pandas")
+
+TEST_METRICS = {
+    "binary": ("auroc", "auprc", "average_precision", "accuracy", "macro_recall", "brier", "ece"),
+    "multiclass": ("auroc", "auprc", "average_precision", "accuracy", "macro_recall", "brier", "ece"),
+    "ordinal": ("auroc", "auprc", "accuracy", "macro_recall", "kappa", "brier", "ece"),
+    "multilabel": ("auroc", "auprc", "average_precision", "brier", "ece"),
+}
+
+
+def recipe_of(spec: RunSpec, split: Split) -> Recipe:
+    """The training's settings from the study's; class weights come from the training part alone."""
+    from transfuse.data import class_weights
+    from transfuse.training import Optimizer, Recipe, Schedule, Stopping
+
+    train, info = spec.train, split.train.dataset.info
+    weights = None
+    if train.class_weights == "balanced":
+        weights = tuple(class_weights(split.train.targets, info.task, info.classes).tolist())
+    return Recipe(
+        optimizer=Optimizer(**vars(train.optimizer)),
+        schedule=Schedule(**vars(train.schedule)),
+        stopping=Stopping(**vars(train.stopping)),
+        batch_size=train.batch_size,
+        loss=train.loss,
+        class_weights=weights,
+        augment=train.augment,
+        monitor=spec.monitor,
+        validate_every=train.validate_every,
+        precision=train.precision,
+    )
+
+
+def total_steps(spec: RunSpec, split: Split) -> int:
+    """How many steps the training takes at most, for a progress bar."""
+    if spec.train.steps is not None:
+        return spec.train.steps
+    return max(1, round((spec.train.epochs or 0) * math.ceil(len(split.train) / spec.train.batch_size)))
+
+
+def history_table(epochs: list[Epoch]) -> pd.DataFrame:
+    """One row for each step and quantity: `step, epoch, split, quantity, value, seconds`."""
+    import pandas as pd
+
+    rows = []
+    for epoch in epochs:
+        place = {"step": epoch.step, "epoch": epoch.epoch, "seconds": epoch.seconds}
+        rows.append({**place, "split": "train", "quantity": "loss", "value": epoch.train_loss})
+        rows.append({**place, "split": "train", "quantity": "learning_rate", "value": epoch.learning_rate})
+        rows += [
+            {**place, "split": "val", "quantity": name, "value": value} for name, value in epoch.validation.items()
+        ]
+    return pd.DataFrame(rows, columns=["step", "epoch", "split", "quantity", "value", "seconds"])
+
+
+def test(model: nn.Module, split: Split, spec: RunSpec, device: str) -> tuple[pd.DataFrame, dict[str, float | None]]:
+    """Predictions for the validation and test parts, and the metrics of the test part."""
+    import pandas as pd
+
+    from transfuse.training import predict
+
+    tables = []
+    metrics: dict[str, float | None] = {}
+    for name, part in (("val", split.val), ("test", split.test)):
+        scores = predict(model, part, crops=spec.train.test_crops, probabilities=spec.train.loss, device=device)
+        target = np.asarray(part.targets, np.float64)
+        tables.append(
+            pd.DataFrame(
+                {
+                    "part": name,
+                    "sample_id": part.sample_ids,
+                    "patient_id": part.patient_ids,
+                    "target": list(target.reshape(len(target), -1)),
+                    "scores": list(scores),
+                }
+            )
+        )
+        if name == "test":
+            info = part.dataset.info
+            for metric in test_metrics(info.task, len(info.classes)):
+                metrics[metric] = _metric(metric, np.asarray(part.targets), scores)
+    return pd.concat(tables, ignore_index=True), metrics
+
+
+def test_metrics(task: str, classes: int) -> tuple[str, ...]:
+    """The metrics that make sense for a task; five grades are read as those of diabetic retinopathy (METHODS MET-1)."""
+    return (*TEST_METRICS[task], *(("referable_auroc",) if task == "ordinal" and classes == 5 else ()))
+
+
+def _metric(name: str, target: np.ndarray, scores: np.ndarray) -> float | None:
+    try:
+        value = evaluate(name, target, scores).value
+    except DataError:
+        return None  # undefined for this test part: an empty cell, never a 0
+    return value if math.isfinite(value) else None
+
+
+def contiguous(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict as safetensors wants it: on the CPU, contiguous, no two names sharing memory."""
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+
+
+def facts(
+    spec: RunSpec,
+    model: nn.Module,
+    transfer: Transfer,
+    dataset: Dataset,
+    split: Split,
+    epochs: list[Epoch],
+    seconds: float,
+) -> dict[str, Any]:
+    """Scalars for the `runs` table."""
+    info = dataset.info
+    best = next((epoch for epoch in reversed(epochs) if epoch.is_best), None)
+    last = epochs[-1] if epochs else None
+    parts = {name: getattr(split, name) for name in ("train", "val", "test")}
+    data = {
+        "dataset": info.name,
+        "task": info.task,
+        "classes": list(info.classes),
+        "image_size": dataset.size,
+        "channels": info.channels,
+        "source": info.source,
+        "licence": info.licence,
+        "synthetic": info.synthetic,
+        "fingerprint": info.fingerprint,
+        "images": {name: len(part) for name, part in parts.items()},
+        "patients": {name: len(set(part.patient_ids)) for name, part in parts.items()},
+    }
+    return {
+        "dataset": info.name,
+        "task": info.task,
+        "fingerprint": info.fingerprint,
+        "data": json.dumps(data),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "trained_parameters": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+        "transferred_share": transfer.transferred_share,
+        "monitor": spec.monitor,
+        "best_step": best.step if best else None,
+        "best_epoch": best.epoch if best else None,
+        "best_value": _finite(best.validation[spec.monitor]) if best else None,
+        "steps": last.step if last else 0,
+        "epochs": last.epoch if last else 0.0,
+        "stop_reason": last.stop_reason if last else None,
+        "train_seconds": last.seconds if last else 0.0,
+        "total_seconds": seconds,
+        "device": str(next(model.parameters()).device.type),
+        "threads": spec.train.threads,
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def environment(device: str, threads: int) -> dict[str, Any]:
+    """Versions and machine, for the record; nothing that names a person or a host."""
+    import torch
+
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed as a package"
+    gpu = torch.cuda.get_device_name() if device != "cpu" and torch.cuda.is_available() else None
+    return {
+        "versions": versions,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "gpu": gpu,
+        "threads_per_run": threads,
+    }
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+    except OSError:
+        return platform.processor() or "unknown"

@@ -1,0 +1,74 @@
+"""Look up what a run needs from outside: its images, and the weights it starts from."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from transfuse.errors import StoreError
+from transfuse.results.store import Store
+from transfuse.specs import DataSpec, RunSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from transfuse.data import Dataset, Split
+
+_OPEN = tuple(
+    field.name
+    for field in dataclasses.fields(DataSpec)
+    if field.name not in ("name", "split_seed", "fractions", "official_split", "train_fraction", "duplicates")
+)
+
+
+def open_data(spec: DataSpec) -> Dataset:
+    """Open the data set that a study names."""
+    from transfuse.data import open_dataset
+
+    return open_dataset(spec.name, **{name: getattr(spec, name) for name in _OPEN})
+
+
+def split_data(spec: DataSpec, dataset: Dataset) -> Split:
+    """Cut it into train, val and test as the study says."""
+    from transfuse.data import split_by_patient
+
+    return split_by_patient(
+        dataset,
+        seed=spec.split_seed,
+        fractions=spec.fractions,
+        official=spec.official_split,
+        train_fraction=spec.train_fraction,
+        duplicates=spec.duplicates,
+    )
+
+
+@cache
+def fingerprint(spec: DataSpec) -> str:
+    """The fingerprint of a data set; each is opened once."""
+    return open_data(spec).info.fingerprint
+
+
+@cache
+def weights_sha256(source: str, root: str | None) -> str:
+    """The SHA-256 of a weights file or of a timm tag's file."""
+    from transfuse.models.weights import find_weights
+
+    return find_weights(source, Path(root) if root else None).sha256
+
+
+def source_weights(spec: RunSpec, store: Store) -> dict[str, Tensor] | None:
+    """The weights that a run starts from; None for a random start."""
+    from transfuse.models.weights import find_weights, read_weights
+
+    if not spec.init.needs_weights or spec.model.weights is None:
+        return None
+    if spec.source_run is None:
+        return read_weights(find_weights(spec.model.weights, Path(spec.data.root) if spec.data.root else None).path)
+    path = store.run_folder(spec.source_run) / "best.safetensors"
+    if not path.exists():
+        raise StoreError(
+            f"the source run {spec.source_run} has no weights at {path}; start the study again to train it"
+        )
+    return read_weights(path)

@@ -1,0 +1,102 @@
+"""Every executor does the same: each run once, after its source, and goes on when one fails or its process dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from transfuse.specs import DataSpec, InitSpec, ModelSpec, RunSpec, TrainSpec
+from transfuse.study.events import Ended, Event, Failed, Tell
+from transfuse.study.executors import Queue, Work, in_process, local_processes
+from transfuse.study.expand import PlannedRun
+
+SPEC = RunSpec(
+    data=DataSpec(name="x"),
+    model=ModelSpec(name="x"),
+    init=InitSpec(),
+    train=TrainSpec(steps=1),
+    seed=0,
+    monitor="loss",
+    fingerprint="x",
+)
+
+
+def planned(name: str, needs: str | None = None) -> PlannedRun:
+    return PlannedRun(SPEC, name, "net", name, "arm", needs)
+
+
+RUNS = [planned("a", "source"), planned("b"), planned("source"), planned("c", "source"), planned("d")]
+
+
+class Work1:
+    """Ends every run, leaving a line; fails `bad`; dies at `dead`. A class, so that worker processes can import it."""
+
+    def __init__(self, folder: Path, bad: str = "", dead: str = "") -> None:
+        self.folder, self.bad, self.dead = folder, bad, dead
+
+    def __call__(self, run: PlannedRun, tell: Tell) -> None:
+        with (self.folder / "order").open("a") as order:
+            order.write(run.run_id + "\n")
+        if run.run_id == self.dead:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if run.run_id == self.bad:
+            tell(Failed(run.run_id, run.title, "bad"))
+        else:
+            tell(Ended(run.run_id, run.title, "finished", "", 0.0))
+
+
+def two_processes(queue: Queue, work: Work, tell: Tell) -> None:
+    local_processes(queue, work, tell, workers=2)
+
+
+Executor = Callable[[Queue, Work, Tell], None]
+EXECUTORS = pytest.mark.parametrize("executor", [in_process, two_processes], ids=["in_process", "local_processes"])
+
+
+def carried_out(executor: Executor, folder: Path, done: set[str], **work: str) -> tuple[list[str], list[Event]]:
+    events: list[Event] = []
+    executor(Queue(RUNS, done), Work1(folder, **work), events.append)
+    order = folder / "order"
+    return (order.read_text().split() if order.exists() else []), events
+
+
+@EXECUTORS
+def test_each_run_is_done_once_and_after_its_source(executor: Executor, tmp_path: Path) -> None:
+    order, events = carried_out(executor, tmp_path, set())
+    assert sorted(order) == ["a", "b", "c", "d", "source"]
+    assert order.index("source") < min(order.index("a"), order.index("c"))
+    assert len(events) == 5
+
+
+@EXECUTORS
+def test_what_is_done_is_not_done_again(executor: Executor, tmp_path: Path) -> None:
+    order, _ = carried_out(executor, tmp_path, {"source", "b", "d"})
+    assert sorted(order) == ["a", "c"]
+
+
+@EXECUTORS
+def test_a_failed_source_fails_its_runs_and_no_others(executor: Executor, tmp_path: Path) -> None:
+    order, events = carried_out(executor, tmp_path, set(), bad="source")
+    assert sorted(order) == ["b", "d", "source"]
+    failed = {event.run_id: event.message for event in events if isinstance(event, Failed)}
+    assert set(failed) == {"source", "a", "c"}
+    assert "its source run source (net · source · seed 0) gave no weights" in failed["a"]
+    assert {event.run_id for event in events if isinstance(event, Ended)} == {"b", "d"}
+
+
+def test_a_worker_that_is_killed_costs_one_run(tmp_path: Path) -> None:
+    order, events = carried_out(two_processes, tmp_path, set(), dead="b")
+    assert sorted(order) == ["a", "b", "c", "d", "source"]
+    (failed,) = [event for event in events if isinstance(event, Failed)]
+    assert failed.run_id == "b"
+    assert "was killed by SIGKILL; often this means too little memory" in failed.message
+    assert len([event for event in events if isinstance(event, Ended)]) == 4
+
+
+def test_no_runs_need_no_worker(tmp_path: Path) -> None:
+    order, events = carried_out(two_processes, tmp_path, {run.run_id for run in RUNS})
+    assert (order, events) == ([], [])

@@ -1,0 +1,62 @@
+"""The public names: pinned, importable, and free at import."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import transfuse
+
+PUBLIC = [
+    "Optimizer",
+    "Recipe",
+    "Schedule",
+    "Stopping",
+    "TransfuseError",
+    "blocks_of",
+    "compare",
+    "create_model",
+    "estimate",
+    "evaluate",
+    "fit",
+    "freeze_",
+    "initialise_",
+    "list_models",
+    "open_dataset",
+    "predict",
+    "split_by_patient",
+]
+
+
+def test_the_public_names_are_these() -> None:
+    assert transfuse.__all__ == PUBLIC
+
+
+def test_every_public_name_can_be_loaded() -> None:
+    for name in transfuse.__all__:
+        assert getattr(transfuse, name) is not None
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    assert not hasattr(transfuse, "fitt")
+
+
+def test_light_parts_load_no_torch() -> None:
+    code = (
+        "import sys, transfuse, transfuse.specs, transfuse.metrics, transfuse.results.store,"
+        " transfuse.results.recommend,"
+        " transfuse.report, transfuse.cli, transfuse.study.plan, transfuse.study.conclude;"
+        "print([name for name in ('torch', 'timm', 'sklearn', 'altair') if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_help_needs_no_torch_and_answers() -> None:
+    code = (
+        "import sys; sys.argv = ['transfuse', '--help']; import transfuse.cli as c\n"
+        "try: c.main()\nfinally: print('torch' in sys.modules)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert found.stdout.strip().endswith("False"), found.stderr
+    assert "Usage: transfuse COMMAND" in found.stdout
