@@ -1,0 +1,311 @@
+"""Data sets: `open_dataset` finds, reads and checks one; a `Dataset` holds its labels and gives its pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, final
+
+import numpy as np
+
+from transfuse.data.cache import cache_folder, pixel_file, pixel_type, shared_pixels
+from transfuse.data.catalogue import MEDMNIST, find_medmnist, find_path
+from transfuse.data.folder import read_folder
+from transfuse.data.images import FITS, to_pixels
+from transfuse.data.npz import read_npz
+from transfuse.data.records import TASKS, Exclusion, Records, fingerprint
+from transfuse.data.rendered import phantom_names, read_phantom
+from transfuse.data.table import read_table
+from transfuse.errors import DataError, SpecError, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+__all__ = ["TASKS", "Dataset", "DatasetInfo", "Exclusion", "Sample", "dataset_names", "open_dataset"]
+
+_TABLES = (".csv", ".tsv", ".parquet")
+# Mean and standard deviation by name; for one channel the mean over the three colours, as timm does.
+_NORMALISATIONS = {
+    ("imagenet", 3): ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    ("imagenet", 1): ((0.449,), (0.226,)),
+    ("half", 3): ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    ("half", 1): ((0.5,), (0.5,)),
+}
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What a data set is, in words and one fingerprint.
+
+    Attributes:
+        name: the name it was opened by, or its file's.
+        task: one of `TASKS`.
+        classes: names in the order of the class index; for a binary task (negative, positive).
+        channels: 1 or 3, as delivered.
+        spatial_dims: 2.
+        source: where it comes from, in words.
+        licence: of the images, as far as known.
+        fingerprint: sha256 of the content (images, targets, ids, parts); it depends on no path.
+        synthetic: made by a program, no patient was ever involved.
+    """
+
+    name: str
+    task: str
+    classes: tuple[str, ...]
+    channels: int
+    spatial_dims: int
+    source: str
+    licence: str
+    fingerprint: str
+    synthetic: bool = False
+
+
+class Sample(NamedTuple):
+    """One image `(C, H, W)`, float32, normalised, with its target (a class index, or `(C,)` floats) and ids."""
+
+    image: Tensor
+    target: int | np.ndarray
+    sample_id: str
+    patient_id: str
+
+
+@final
+class Dataset:
+    """Labels and ids in memory, pixels in a memory-mapped cache file; made by `open_dataset`.
+
+    Attributes:
+        info: a `DatasetInfo`.
+        targets: `(N,)` int64 class indices, or `(N, C)` float32 with NaN for unlabelled (multilabel).
+        sample_ids, patient_ids: N texts each; sample ids are unique.
+        parts: `(N,)` "train", "val" or "test" where the source ships an official split, else None.
+        exclusions: samples that were left out, with the reason.
+        notes: sentences that a report must show.
+        size: pixels a side.
+        white: the pixel value that is 1.0.
+        mean, std: normalisation of images in [0, 1], one value a channel.
+    """
+
+    def __init__(
+        self, records: Records, info: DatasetInfo, targets: np.ndarray, patient_ids: tuple[str, ...],
+        notes: tuple[str, ...], *, size: int, fit: str, mean: tuple[float, ...], std: tuple[float, ...], cache: Path,
+    ) -> None:  # fmt: skip
+        self.info, self.targets, self.patient_ids, self.notes = info, targets, patient_ids, notes
+        self.sample_ids, self.parts, self.exclusions = records.sample_ids, records.parts, records.exclusions
+        self.image_hashes, self.white = records.image_hashes, records.white
+        self.size, self.mean, self.std = size, mean, std
+        self._images, self._fit, self._cache = records.images, fit, cache
+        self._pixels: np.ndarray | None = None
+        self.targets.flags.writeable = False
+
+    def __len__(self) -> int:
+        return len(self.sample_ids)
+
+    def __repr__(self) -> str:
+        shape = f"{self.info.channels}x{self.size}x{self.size}"
+        return f"Dataset({self.info.name!r}, {len(self)} images {shape}, {self.info.task})"
+
+    def pixels(self) -> np.ndarray:
+        """All images `(N, C, size, size)`, uint8 or uint16, read-only, shared between processes by the cache file.
+
+        Raises:
+            DataError: image files are cut short, missing or changed; all of them are listed at once.
+            StoreError: the cache cannot be written.
+        """
+        if self._pixels is None:
+            path = pixel_file(self._cache, self.image_hashes, self.size, self.info.channels, self._fit, self.white)
+            shape = (len(self), self.info.channels, self.size, self.size)
+            self._pixels = shared_pixels(path, shape, pixel_type(self.white), self._render)
+        return self._pixels
+
+    def _render(self) -> Iterator[np.ndarray]:
+        convert = partial(to_pixels, size=self.size, channels=self.info.channels, fit=self._fit, white=self.white)
+        return (convert(image) for image in self._images.arrays())
+
+    def __getitem__(self, i: int) -> Sample:
+        from transfuse.data.splits import Part
+
+        part = Part(self, np.array([range(len(self))[i]]))
+        target = self.targets[i]
+        image = part.normalise(part.tensors(np.array([0])))[0]
+        return Sample(image, int(target) if target.ndim == 0 else target, self.sample_ids[i], self.patient_ids[i])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_pixels": None}  # the other process maps the same file
+
+
+def dataset_names() -> tuple[str, ...]:
+    """The data sets known by name: phantoms first, then the 2D sets of MedMNIST."""
+    return (*phantom_names(), *MEDMNIST)
+
+
+def open_dataset(
+    name: str,
+    *,
+    root: str | Path | None = None,
+    size: int = 64,
+    channels: int | None = None,
+    count: int | None = None,
+    seed: int = 0,
+    image_column: str | None = None,
+    label_columns: Sequence[str] = (),
+    patient_column: str | None = None,
+    part_column: str | None = None,
+    bad_images: str = "raise",
+    permute_labels: bool = False,
+    normalise: str | tuple[Sequence[float], Sequence[float]] = "imagenet",
+    fit: str = "crop",
+    cache: str | Path | None = None,
+) -> Dataset:
+    """Open a data set by its name, or by the path of an .npz file, a folder of class folders, or a table.
+
+    Args:
+        name: see `dataset_names`, or a path: absolute, or relative to `root`, $TRANSFUSE_DATA or the current folder.
+        root: a folder to look in first.
+        size: pixels a side of the square images that are delivered.
+        channels: 1 or 3; None keeps what the images have.
+        count: phantoms only: how many samples.
+        seed: of phantoms, and of `permute_labels`.
+        image_column, label_columns, patient_column, part_column: tables only; see `read_table`.
+        bad_images: "raise" stops at images that cannot be read, "exclude" leaves them out by name and count.
+        permute_labels: a negative control: labels are shuffled over patients, which no method should learn from.
+        normalise: "imagenet", "half" (to [-1, 1]) or (means, standard deviations), for images in [0, 1].
+        fit: "crop" (largest central square), "pad" (black borders) or "squash".
+        cache: folder of the pixel cache; default $TRANSFUSE_CACHE, else ~/.cache/transfuse.
+
+    Raises:
+        SpecError: arguments that cannot be meant, all of them at once.
+        DataError: the data cannot be used as they are; the message names what, where and the cure.
+    """
+    columns = (image_column, *label_columns, patient_column, part_column)
+    _check_arguments(size, channels, count, bad_images, normalise, fit)
+    folder = cache_folder(cache)
+    if name in phantom_names():
+        _refuse_columns(columns, name, "a phantom")
+        records = read_phantom(name, count=count, size=size, seed=seed, cache=folder)
+    else:
+        if count is not None:
+            raise SpecError(
+                f"count={count} is for phantoms ({', '.join(phantom_names())}); cure: train_fraction of "
+                f"a split for a smaller {name!r}"
+            )
+        path = find_medmnist(name, root, size) if name in MEDMNIST else find_path(name, root, dataset_names())
+        known = MEDMNIST.get(name) or next(
+            (item for key, item in MEDMNIST.items() if path.is_file() and path.stem.split("_")[0] == key), None
+        )
+        suffix = path.suffix.lower()
+        if path.is_dir():
+            _refuse_columns(columns, name, "a folder of class folders")
+            records = read_folder(path, bad_images=bad_images, fit=fit, cache=folder)
+        elif suffix in _TABLES:
+            records = read_table(
+                path, image_column=image_column, label_columns=tuple(label_columns), patient_column=patient_column,
+                part_column=part_column, bad_images=bad_images, fit=fit, cache=folder,
+            )  # fmt: skip
+        elif suffix == ".npz":
+            _refuse_columns(columns, name, "an .npz file")
+            records = read_npz(path, known=known, cache=folder)
+        else:
+            raise DataError(f"{path} is of a kind that cannot be read; expected a folder, .npz, {', '.join(_TABLES)}")
+    return _finished(records, name, size, channels, seed, permute_labels, normalise, fit, folder)
+
+
+def _finished(
+    records: Records, name: str, size: int, channels: int | None, seed: int, permute_labels: bool,
+    normalise: str | tuple[Sequence[float], Sequence[float]], fit: str, cache: Path,
+) -> Dataset:  # fmt: skip
+    patient_ids = records.patient_ids or records.sample_ids
+    notes = list(records.notes)
+    if records.synthetic:
+        notes.insert(0, f"{name} is synthetic: drawn by a program, no patient was involved.")
+    if records.patient_ids is None:
+        notes.append(
+            "Without patient ids each image counts as a patient: images of one patient may fall into different parts."
+        )
+    targets = records.targets
+    if permute_labels:
+        targets = permuted(targets, patient_ids, records.parts, np.random.default_rng(seed))
+        notes.insert(
+            0,
+            f"NEGATIVE CONTROL: the labels were shuffled over patients (seed {seed}); nothing can be "
+            "learned from them.",
+        )
+    channels = channels or records.channels
+    mean, std = _normalisation(normalise, channels)
+    info = DatasetInfo(
+        name=name if name in dataset_names() else records.name, task=records.task, classes=records.classes,
+        channels=channels,
+        spatial_dims=2, source=records.source, licence=records.licence,
+        fingerprint=fingerprint(records, targets, patient_ids), synthetic=records.synthetic,
+    )  # fmt: skip
+    return Dataset(
+        records, info, targets.copy(), patient_ids, tuple(notes), size=size, fit=fit, mean=mean, std=std, cache=cache
+    )
+
+
+def permuted(
+    targets: np.ndarray, patient_ids: Sequence[str], parts: np.ndarray | None, rng: np.random.Generator
+) -> np.ndarray:
+    """Targets dealt out to other patients, each official part by itself, so that the counts of every part stay.
+
+    Patients are put into random order and get the labels in the old order: where all have equally many images, patients
+    exchange their labels as wholes.
+    """
+    result = targets.copy()
+    ids = np.asarray(patient_ids)
+    for part in [None] if parts is None else np.unique(parts):
+        rows = np.arange(len(targets)) if part is None else np.flatnonzero(parts == part)
+        patients, of_row = np.unique(ids[rows], return_inverse=True)
+        order = rng.permutation(len(patients))
+        giving = np.argsort(of_row, kind="stable")
+        taking = np.argsort(order[of_row], kind="stable")
+        result[rows[taking]] = targets[rows[giving]]
+    return result
+
+
+def _check_arguments(
+    size: int, channels: int | None, count: int | None, bad_images: str, normalise: object, fit: str
+) -> None:
+    problems = []
+    if not isinstance(size, int) or isinstance(size, bool) or not 8 <= size <= 4096:
+        problems.append(f"size={size!r}: expected a number of pixels from 8 to 4096")
+    if channels not in (None, 1, 3):
+        problems.append(f"channels={channels!r}: expected 1, 3, or None for what the images have")
+    if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
+        problems.append(f"count={count!r}: expected a number of samples, at least 1")
+    if bad_images not in ("raise", "exclude"):
+        problems.append(f"bad_images={bad_images!r}: {nearest(bad_images, ('raise', 'exclude'))}")
+    if fit not in FITS:
+        problems.append(f"fit={fit!r}: {nearest(fit, FITS)}")
+    if isinstance(normalise, str) and normalise not in ("imagenet", "half"):
+        problems.append(
+            f"normalise={normalise!r}: {nearest(normalise, ('imagenet', 'half'))}, or (means, standard deviations)"
+        )
+    if problems:
+        raise SpecError(problems, "open_dataset")
+
+
+def _refuse_columns(columns: Sequence[str | None], name: str, what: str) -> None:
+    named = [column for column in columns if column]
+    if named:
+        raise SpecError(
+            f"{name!r} is {what} and has no columns ({', '.join(named)}). Cure: a .csv table with these "
+            "columns, or no column names."
+        )
+
+
+def _normalisation(
+    normalise: str | tuple[Sequence[float], Sequence[float]], channels: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    if isinstance(normalise, str):
+        return _NORMALISATIONS[normalise, channels]
+    mean, std = (tuple(float(value) for value in values) for values in normalise)
+    if len(mean) != channels or len(std) != channels or min(std) <= 0:
+        raise SpecError(
+            f"normalise={normalise!r}: expected {channels} mean(s) and {channels} positive standard "
+            f"deviation(s) for {channels} channel(s)"
+        )
+    return mean, std

@@ -1,0 +1,136 @@
+"""What a reader of a file format hands over: labels, ids and where the images come from; and their fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from transfuse.errors import DataError
+
+TASKS = ("binary", "multiclass", "multilabel", "ordinal", "segmentation")
+PARTS = ("train", "val", "test")
+# How people call the parts.
+PART_NAMES = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+# Of two class names, these are the negative one.
+_NEGATIVE = {
+    "normal",
+    "negative",
+    "neg",
+    "healthy",
+    "benign",
+    "control",
+    "controls",
+    "none",
+    "no",
+    "false",
+    "absent",
+    "0",
+}
+
+
+@dataclass(frozen=True)
+class Exclusion:
+    """A sample that was left out because the user asked to leave out what cannot be read."""
+
+    sample_id: str
+    reason: str
+
+
+class ImageSource(Protocol):
+    """Where images come from; picklable and small (paths or recipes, never pixels)."""
+
+    def arrays(self) -> Iterator[np.ndarray]:
+        """All images in the order of the samples: `(H, W)` or `(H, W, 3)`, uint8 or uint16.
+
+        Raises:
+            DataError: images cannot be read; all of them are listed at once.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Records:
+    """A data set as its reader found it."""
+
+    name: str
+    task: str
+    classes: tuple[str, ...]
+    targets: np.ndarray
+    sample_ids: tuple[str, ...]
+    images: ImageSource
+    image_hashes: tuple[str, ...]  # sha256 of the content of each image (file bytes, array bytes)
+    channels: int  # 1 if all images are grey, else 3
+    white: int = 255  # the pixel value that is 1.0
+    patient_ids: tuple[str, ...] | None = None
+    parts: np.ndarray | None = None
+    source: str = ""
+    licence: str = "unknown"
+    synthetic: bool = False
+    notes: tuple[str, ...] = ()
+    exclusions: tuple[Exclusion, ...] = ()
+
+
+def fingerprint(records: Records, targets: np.ndarray, patient_ids: Sequence[str]) -> str:
+    """The sha256 of the content of a data set: images, targets, ids, parts; no path, no time, no name."""
+    digest = hashlib.sha256(json.dumps([1, records.task, records.classes, str(targets.dtype)]).encode())
+    parts: Iterable[str] = records.parts if records.parts is not None else [""] * len(targets)
+    rows = zip(records.sample_ids, patient_ids, parts, records.image_hashes, targets, strict=True)
+    for sample_id, patient_id, part, image_hash, target in rows:
+        digest.update(json.dumps([sample_id, patient_id, str(part), image_hash]).encode())
+        digest.update(np.ascontiguousarray(target).tobytes())
+    return digest.hexdigest()
+
+
+def order_classes(names: Iterable[str]) -> tuple[str, ...]:
+    """Class names in the order of their index: numbers by value, else alphabetical; of two, the negative one first.
+
+    >>> order_classes(["10", "9", "1"]), order_classes(["malignant", "normal"]), order_classes(["pa", "ap"])
+    (('1', '9', '10'), ('normal', 'malignant'), ('ap', 'pa'))
+    """
+    unique = sorted(set(names))
+    try:
+        unique.sort(key=float)
+    except ValueError:
+        if len(unique) == 2 and unique[1].lower() in _NEGATIVE and unique[0].lower() not in _NEGATIVE:
+            unique.reverse()
+    return tuple(unique)
+
+
+def positive_note(classes: tuple[str, ...], how: str) -> tuple[str, ...]:
+    """For two classes, the sentence that says which one counts as positive."""
+    return (
+        (f"Of {classes[0]!r} and {classes[1]!r}, {classes[1]!r} counts as positive ({how}).",)
+        if len(classes) == 2
+        else ()
+    )
+
+
+def refuse_repeated(sample_ids: Sequence[str], what: str) -> None:
+    """Raise a DataError that lists sample ids that occur more than once."""
+    seen: dict[str, int] = {}
+    for sample_id in sample_ids:
+        seen[sample_id] = seen.get(sample_id, 0) + 1
+    repeated = [f"{sample_id!r} ({times} times)" for sample_id, times in seen.items() if times > 1]
+    if repeated:
+        raise DataError(
+            f"{what}: {len(repeated)} sample id(s) occur more than once: {listed(repeated)}. "
+            "Cure: one row an image; merge the labels of rows that belong to the same image."
+        )
+
+
+def listed(items: Sequence[object], most: int = 10) -> str:
+    """The first few of many for a message.
+
+    >>> listed(["a", "b", "c"], most=2)
+    'a, b, ... (3 in all)'
+    """
+    shown = ", ".join(str(item) for item in items[:most])
+    return shown if len(items) <= most else f"{shown}, ... ({len(items)} in all)"

@@ -1,0 +1,119 @@
+"""Phantoms as a data set: rendered once, at the size that is wanted, straight into the pixel cache."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from transfuse.data.cache import key_of, pixel_file, remembered, write_pixels
+from transfuse.data.phantoms import PHANTOMS, phantoms, subpixel_lesions
+from transfuse.data.records import Records
+
+_CHUNK = 64  # phantoms that are in memory at once
+
+
+@dataclass(frozen=True)
+class PhantomImages:
+    """The recipe of a set of phantoms."""
+
+    name: str
+    count: int
+    size: int
+    seed: int
+
+    def arrays(self) -> Iterator[np.ndarray]:
+        """The images `(size, size, 3)` in order."""
+        for start in range(0, self.count, _CHUNK):
+            indices = range(start, min(start + _CHUNK, self.count))
+            for image in phantoms(self.name, indices, size=self.size, seed=self.seed).images:
+                yield image.transpose(1, 2, 0)
+
+
+def phantom_names() -> tuple[str, ...]:
+    """The phantoms that can be opened as data sets."""
+    return tuple(PHANTOMS)
+
+
+def read_phantom(name: str, *, count: int | None, size: int, seed: int, cache: Path) -> Records:
+    """A set of `count` phantoms (default: the phantom's own number), drawn on the first call and remembered.
+
+    Raises:
+        DataError: a size or seed that the phantom cannot be drawn at.
+    """
+    phantom = PHANTOMS[name]
+    count = count or phantom.default_count
+    store = cache / f"phantom-{key_of(name, count, size, seed, _recipe())}.npz"
+    facts = remembered(store, lambda: _render(name, count, size, seed, cache))
+    return Records(
+        name=name,
+        task=phantom.task,
+        classes=phantom.classes,
+        targets=facts["targets"],
+        sample_ids=tuple(map(str, facts["sample_ids"])),
+        patient_ids=tuple(map(str, facts["patient_ids"])),
+        images=PhantomImages(name, count, size, seed),
+        image_hashes=tuple(map(str, facts["hashes"])),
+        channels=3,
+        source=f"{phantom.source} (seed {seed})",
+        licence=phantom.licence,
+        synthetic=True,
+        notes=tuple(map(str, facts["notes"])),
+    )
+
+
+def _render(name: str, count: int, size: int, seed: int, cache: Path) -> dict[str, np.ndarray]:
+    """Draw the phantoms into their pixel file; their targets, ids and hashes."""
+    hashes: list[str] = []
+    targets: list[int] = []
+    patient_ids: list[str] = []
+    sample_ids: list[str] = []
+
+    def draw() -> Iterator[np.ndarray]:
+        for start in range(0, count, _CHUNK):
+            batch = phantoms(name, range(start, min(start + _CHUNK, count)), size=size, seed=seed)
+            targets.extend(batch.targets.tolist())
+            patient_ids.extend(batch.patient_ids)
+            sample_ids.extend(batch.sample_ids)
+            for image in batch.images:
+                hashes.append(hashlib.sha256(np.ascontiguousarray(image).data).hexdigest())
+                yield image
+
+    draft = (
+        cache / f"drawing-{key_of(name, count, size, seed, _recipe())}.npy"
+    )  # its final name follows from the hashes
+    write_pixels(draft, (count, 3, size, size), np.dtype(np.uint8), draw())
+    os.replace(draft, pixel_file(cache, hashes, size, 3, "crop", 255))
+    return {
+        "targets": np.array(targets, np.int64),
+        "sample_ids": np.array(sample_ids),
+        "patient_ids": np.array(patient_ids),
+        "hashes": np.array(hashes),
+        "notes": np.array(_notes(name, size, seed, count), dtype=str),
+    }
+
+
+def _notes(name: str, size: int, seed: int, count: int) -> list[str]:
+    if name != "fundus-phantom":
+        return []
+    rows = [row for row in subpixel_lesions(size, seed, count) if row["subpixel"]]
+    if not rows:
+        return []
+    grades = "; ".join(
+        f"grade {row['grade']}: {row['subpixel']} of {row['lesions']} lesions, "
+        f"{row['invisible']} of {row['images']} images with no larger one"
+        for row in rows
+    )
+    return [f"At {size} px some lesions are smaller than a pixel and only dim it ({grades})."]
+
+
+def _recipe() -> str:
+    """A hash of the code that draws, so that changed phantoms are drawn again."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()

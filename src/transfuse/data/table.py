@@ -1,0 +1,285 @@
+"""Tables (.csv, .tsv, .parquet) with an image column, one or several label columns, a patient and a part column."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from transfuse.data.files import ImageFiles, channels_and_white, file_notes, image_files_below, usable_files
+from transfuse.data.records import PART_NAMES, Exclusion, Records, listed, order_classes, positive_note, refuse_repeated
+from transfuse.errors import DataError, nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+IMAGE_COLUMNS = (
+    "image",
+    "image_path",
+    "path",
+    "file",
+    "file_path",
+    "filename",
+    "file_name",
+    "image_id",
+    "image_name",
+    "image_file",
+)
+LABEL_COLUMNS = ("label", "class", "target", "diagnosis", "grade")
+PATIENT_COLUMNS = ("patient_id", "patient", "patientid", "subject_id", "subject")
+_GENERIC = ("data", "labels", "label", "metadata", "index", "images", "table")  # file names that say nothing
+_MISSING = ("", "nan", "none", "<na>")
+
+
+def read_table(
+    path: Path,
+    *,
+    image_column: str | None,
+    label_columns: Sequence[str],
+    patient_column: str | None,
+    part_column: str | None,
+    bad_images: str,
+    fit: str,
+    cache: Path,
+) -> Records:
+    """Read a table; a sample's id is the value of the image column, samples are sorted by it.
+
+    One label column gives classes (two values: binary), several give a multilabel task of 0, 1 and empty (unlabelled).
+    Images are found relative to the table, by path, or by a name that is unique below the table's folder.
+
+    Raises:
+        DataError: columns, labels, parts or images that cannot be used; each names the column, the value and the cure.
+    """
+    frame = _read_frame(path)
+    where = path.name
+    image_column = _column(frame, where, "image_column", image_column, IMAGE_COLUMNS)
+    if not label_columns:
+        label_columns = (_column(frame, where, "label_columns", None, LABEL_COLUMNS),)
+    label_columns = tuple(_column(frame, where, "label_columns", name, ()) for name in label_columns)
+    guessed = () if patient_column else tuple(name for name in frame.columns if name.lower() in PATIENT_COLUMNS)
+    if patient_column or guessed:
+        patient_column = _column(frame, where, "patient_column", patient_column or guessed[0], ())
+    if part_column:
+        part_column = _column(frame, where, "part_column", part_column, ())
+
+    frame = frame.sort_values(image_column, kind="stable", ignore_index=True)
+    ids = list(frame[image_column])
+    if "" in ids:
+        raise DataError(
+            f"{where}: {ids.count('')} row(s) have no value in the image column {image_column!r}. Cure: remove them."
+        )
+    refuse_repeated(ids, where)
+    keep, unlabelled = _labelled(frame, where, label_columns, ids, bad_images)
+    frame, ids = frame.iloc[keep].reset_index(drop=True), [ids[i] for i in keep]
+    paths = find_images(path.parent, ids)
+    good, files, unreadable = usable_files(paths, ids, bad_images, cache)
+    frame = frame.iloc[good]
+    task, classes, targets = _targets(frame, where, label_columns)
+    exclusions = (*unlabelled, *unreadable)
+    notes = [
+        *(positive_note(classes, f"column {label_columns[0]!r}") if task == "binary" else ()),
+        *file_notes(files, exclusions, fit),
+    ]
+    if guessed:
+        notes.append(f"The column {patient_column!r} was taken to name the patients.")
+    if task == "multilabel" and np.isnan(targets).any():
+        notes.append(
+            f"{int(np.isnan(targets).sum())} of {targets.size} labels are empty; they count in no loss and no metric."
+        )
+    channels, white = channels_and_white(files)
+    return Records(
+        name=path.parent.name if path.stem.lower() in _GENERIC else path.stem,
+        task=task,
+        classes=classes,
+        targets=targets,
+        sample_ids=tuple(ids[i] for i in good),
+        images=ImageFiles(tuple(str(paths[i]) for i in good), tuple(file.sha256 for file in files)),
+        image_hashes=tuple(file.sha256 for file in files),
+        channels=channels,
+        white=white,
+        patient_ids=_patients(frame, where, patient_column) if patient_column else None,
+        parts=_parts(frame, where, part_column) if part_column else None,
+        source=f"table {where}, label column(s) {', '.join(label_columns)}",
+        notes=tuple(notes),
+        exclusions=exclusions,
+    )
+
+
+def _read_frame(path: Path) -> pd.DataFrame:
+    """All columns as text; empty cells as ""."""
+    import pandas as pd
+
+    try:
+        if path.suffix.lower() == ".parquet":
+            frame = pd.read_parquet(path)
+            frame = frame.astype(object).where(frame.notna(), "").map(str)
+        else:
+            separator = "\t" if path.suffix.lower() == ".tsv" else ","
+            rows = _rows(path, separator)
+            if rows and len(rows[0]) == 1 and ";" in rows[0][0]:  # spreadsheets write it where the comma is decimal
+                rows = _rows(path, ";")
+            if not rows:
+                raise DataError(f"{path} is empty. Expected a header line and one row an image.")
+            frame = pd.DataFrame(rows[1:], columns=rows[0], dtype=object)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text ({error}). Cure: save the table as CSV UTF-8.") from None
+    except (ValueError, OSError, csv.Error) as error:  # pyarrow's errors are ValueErrors
+        raise DataError(f"{path} cannot be read as a table: {error}") from None
+    if frame.empty:
+        raise DataError(f"{path} has a header and no rows. Expected one row an image.")
+    frame.columns = [str(name).strip() for name in frame.columns]
+    for name in frame.columns[frame.columns.duplicated()]:
+        raise DataError(f"{path}: the column name {name!r} occurs more than once. Cure: rename one of them.")
+    return frame.map(str.strip)
+
+
+def _rows(path: Path, separator: str) -> list[list[str]]:
+    """The cells of a text table. (pandas silently takes surplus cells of a row for an index and shifts the columns.)"""
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.reader(file, delimiter=separator)
+        rows: list[list[str]] = []
+        for row in reader:
+            if not any(cell.strip() for cell in row):
+                continue
+            if rows and len(row) != len(rows[0]):
+                raise DataError(
+                    f"{path}, line {reader.line_num}: {len(row)} cells, where the header has {len(rows[0])}. "
+                    'Cure: cells that contain the separator go between double quotes ("a, b").'
+                )
+            rows.append(row)
+    return rows
+
+
+def _column(frame: pd.DataFrame, where: str, argument: str, name: str | None, guesses: Sequence[str]) -> str:
+    if name is None:
+        known = [column for guess in guesses for column in frame.columns if column.lower() == guess]
+        if not known:
+            raise DataError(
+                f"{where}: {argument} is not given and no column is called {' or '.join(guesses[:3])}. "
+                f"Cure: {argument}=<one of {', '.join(map(repr, frame.columns))}>."
+            )
+        return known[0]
+    if name not in frame.columns:
+        raise DataError(f"{where} has no column {name!r} ({argument}); {nearest(name, frame.columns, most=40)}")
+    return name
+
+
+def _labelled(
+    frame: pd.DataFrame, where: str, columns: Sequence[str], ids: Sequence[str], bad_images: str
+) -> tuple[list[int], tuple[Exclusion, ...]]:
+    """Rows that carry a label at all, and the others as exclusions (or an error)."""
+    missing = np.all([frame[column].str.lower().isin(_MISSING).to_numpy() for column in columns], axis=0)
+    rows = np.flatnonzero(missing).tolist()
+    named = f"column {columns[0]!r}" if len(columns) == 1 else f"any of the columns {', '.join(map(repr, columns))}"
+    if len(rows) == len(frame) or (len(rows) and bad_images == "raise"):
+        raise DataError(
+            f"{where}: {len(rows)} row(s) have no value in {named}: {listed([ids[i] for i in rows])}. "
+            "Cure: label or remove them, or leave them out by name and count with bad_images='exclude'."
+        )
+    return np.flatnonzero(~missing).tolist(), tuple(Exclusion(ids[i], f"no value in {named}") for i in rows)
+
+
+def _targets(frame: pd.DataFrame, where: str, columns: Sequence[str]) -> tuple[str, tuple[str, ...], np.ndarray]:
+    if len(columns) > 1:
+        return "multilabel", tuple(columns), np.stack([_zero_one(frame[name], where) for name in columns], axis=1)
+    values = _tidy_numbers(frame[columns[0]])
+    classes = order_classes(values)
+    if len(classes) < 2:
+        raise DataError(
+            f"{where}: the label column {columns[0]!r} has the single value {classes[0]!r}; two classes are needed."
+        )
+    fractions = [value for value in classes if _is_number(value) and "." in value]
+    if fractions or len(classes) > max(2, len(values) // 2):
+        raise DataError(
+            f"{where}: the label column {columns[0]!r} has {len(classes)} different values in {len(values)} rows "
+            f"({listed(classes, 4)}): it looks like a measurement or an id, not a class. Cure: another "
+            "column, or group its values."
+        )
+    index = {name: position for position, name in enumerate(classes)}
+    task = "binary" if len(classes) == 2 else "multiclass"
+    return task, classes, np.array([index[value] for value in values], np.int64)
+
+
+def _zero_one(column: pd.Series, where: str) -> np.ndarray:
+    meaning = {"0": 0.0, "0.0": 0.0, "false": 0.0, "1": 1.0, "1.0": 1.0, "true": 1.0} | dict.fromkeys(_MISSING, np.nan)
+    lower = [value.lower() for value in column]
+    wrong = sorted({value for value in lower if value not in meaning})
+    if wrong:
+        raise DataError(
+            f"{where}: the label column {column.name!r} holds "
+            f"{listed([repr(value) for value in wrong], 5)}; with several label "
+            "columns each holds 0, 1 or nothing (unlabelled). Cure: replace uncertain labels "
+            "(CheXpert's -1) by 0, 1 or nothing."
+        )
+    return np.array([meaning[value] for value in lower], np.float32)
+
+
+def _tidy_numbers(column: Iterable[str]) -> list[str]:
+    """Whole numbers without ".0" (a spreadsheet's float column), if all values are numbers."""
+    values = list(column)
+    if not all(_is_number(value) for value in values):
+        return values
+    return [str(int(float(value))) if float(value).is_integer() else value for value in values]
+
+
+def _is_number(value: str) -> bool:
+    try:
+        return bool(np.isfinite(float(value)))
+    except ValueError:
+        return False
+
+
+def _patients(frame: pd.DataFrame, where: str, column: str) -> tuple[str, ...]:
+    values = [value if value.lower() not in _MISSING else "" for value in frame[column]]
+    if "" in values:
+        rows = [str(i + 1) for i, value in enumerate(values) if not value]
+        raise DataError(
+            f"{where}: {len(rows)} row(s) have no value in the patient column {column!r}, so it cannot be told "
+            "which images belong to one patient. Cure: fill the column, or give such rows ids of their own."
+        )
+    return tuple(values)
+
+
+def _parts(frame: pd.DataFrame, where: str, column: str) -> np.ndarray:
+    wrong = sorted({value for value in frame[column] if value.lower() not in PART_NAMES})
+    if wrong:
+        raise DataError(
+            f"{where}: the part column {column!r} holds {listed([repr(v) for v in wrong])}; expected "
+            "train, val or test."
+        )
+    return np.array([PART_NAMES[value.lower()] for value in frame[column]])
+
+
+def find_images(folder: Path, names: Sequence[str]) -> list[Path]:
+    """The file of each name: relative to `folder`; less leading folders; else the only file below of that name or stem.
+
+    Raises:
+        DataError: a name without its folder or extension fits several files.
+    """
+    direct = [_direct(folder, name) for name in names]
+    if all(path is not None for path in direct):
+        return [path for path in direct if path is not None]
+    below: dict[str, list[Path]] = {}
+    for file in image_files_below(folder):
+        below.setdefault(file.name, []).append(file)
+        below.setdefault(file.stem, []).append(file)
+    found = []
+    for name, path in zip(names, direct, strict=True):
+        fitting = [path] if path else below.get(Path(name).name, [])
+        if len(fitting) > 1:
+            raise DataError(
+                f"The image {name!r} fits {len(fitting)} files below {folder}: "
+                f"{listed([file.relative_to(folder) for file in fitting], 4)}. "
+                "Cure: write paths relative to the table into the image column."
+            )
+        found.append(fitting[0] if fitting else folder / name)
+    return found
+
+
+def _direct(folder: Path, name: str) -> Path | None:
+    parts = Path(name).parts
+    candidates = (folder.joinpath(*parts[start:]) for start in range(max(1, len(parts))))
+    return next((path for path in candidates if path.is_file()), None)
