@@ -1,0 +1,128 @@
+"""The variance of a difference of two arms, split into patients, seeds, their interaction, and folds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from transfuse.results.bootstrap import Replicates
+from transfuse.results.planning import Components, t_quantile
+
+# Fewer usable resamples than this give no variance.
+_FEWEST_REPLICATES = 200
+_UNKNOWN = Components(math.nan, math.nan, math.nan, math.nan, math.nan, patients_df=math.nan)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A difference with the components of its variance.
+
+    Args:
+        difference: mean over A's seeds less mean over B's; one arm's mean without B.
+        points: `(R,)` the metric of each run, A's seeds first.
+        components: of the variance.
+        reason: why no interval can be given; empty where one can.
+        lost_resamples: share of resamples of patients that lacked a class, in [0, 1].
+    """
+
+    difference: float
+    points: np.ndarray
+    components: Components
+    reason: str
+    lost_resamples: float
+
+
+def column_of(part: Replicates, index: int) -> int:
+    """Column of a class in the replicates; -1 where it is undefined there."""
+    return 1 + part.classes.index(index) if index in part.classes else -1
+
+
+def spread_of(columns: list[tuple[Replicates, int]], seeds_a: int, seeds_b: int, bounds: tuple[float, float]) -> Spread:
+    """The difference of two arms (or, with `seeds_b` 0, one arm's mean) and the components of its variance.
+
+    Args:
+        columns: of each fold (one without folds) the replicates and the column that is meant, -1 if undefined there.
+        seeds_a: of the runs, how many are arm A's; they come first.
+        seeds_b: how many are arm B's.
+        bounds: of the metric.
+    """
+    there = [(part.points[:, k], part.values[:, k], int(part.support[k])) for part, k in columns if k >= 0]
+    points = np.mean([one[0] for one in there], axis=0)
+    values = np.mean([one[1] for one in there], axis=0)
+    usable = np.isfinite(values).all(axis=0)
+    kept = values[:, usable]
+    sign = np.r_[np.full(seeds_a, 1 / seeds_a), np.full(seeds_b, -1 / max(seeds_b, 1))]
+    difference, lost = float(sign @ points), 1 - float(usable.mean())
+    reason = _reason(there, kept, bounds, len(columns))
+    if reason:
+        return Spread(difference, points, _UNKNOWN, reason, lost)
+    df = sum(one[2] - 1 for one in there)
+    # A bootstrap variance of n patients is too small by (n - 1) / n.
+    scale = sum(one[2] for one in there) / df
+    total = scale * float((sign @ kept).var(ddof=1))
+    seeds, interaction = [], []
+    for rows in (slice(0, seeds_a), slice(seeds_a, seeds_a + seeds_b)):
+        spread, mixed = _seed_terms(points[rows], kept[rows], scale)
+        seeds.append(spread)
+        interaction.append(mixed)
+    folds, folds_df = _fold_term(there, sign)
+    components = Components(
+        patients=max(0.0, total - interaction[0] / seeds_a - interaction[1] / max(seeds_b, 1)),
+        interaction_a=interaction[0],
+        interaction_b=interaction[1],
+        seeds_a=seeds[0],
+        seeds_b=seeds[1],
+        folds=folds,
+        patients_df=df,
+        folds_df=folds_df,
+    )
+    return Spread(difference, points, components, "", lost)
+
+
+def _reason(
+    there: list[tuple[np.ndarray, np.ndarray, int]], kept: np.ndarray, bounds: tuple[float, float], folds: int
+) -> str:
+    """Why these replicates give no variance over patients, or nothing."""
+    where = " of a fold" if folds > 1 else ""
+    fewest = min(one[2] for one in there)
+    if fewest < 2 or kept.shape[1] < _FEWEST_REPLICATES:
+        return f"a class has positives or negatives of {fewest} of the patients{where} only; it takes at least 2"
+    if folds > 1 and len(there) == 1:
+        return "the class is there in one fold only"
+    if any((kept == bound).all() for bound in bounds):
+        # All resamples agree at the edge of the scale: a variance of 0 would claim a certainty that is not there.
+        return f"every run reaches {kept[0, 0]:g} on every resample, so these patients cannot tell the arms apart"
+    return ""
+
+
+def _seed_terms(points: np.ndarray, values: np.ndarray, scale: float) -> tuple[float, float]:
+    """Variance of one seed's metric on infinitely many patients, and its patient x seed interaction on these."""
+    if len(points) == 0:
+        return 0.0, 0.0
+    if len(points) == 1:
+        return math.nan, 0.0
+    apart = values - values.mean(axis=0)
+    interaction = scale * float(apart.var(axis=1, ddof=1).sum()) / (len(points) - 1)
+    # The variance between seeds on these patients holds the interaction too: subtract it once, never below 0.
+    return max(0.0, float(points.var(ddof=1)) - interaction), interaction
+
+
+def _fold_term(there: list[tuple[np.ndarray, np.ndarray, int]], sign: np.ndarray) -> tuple[float, float]:
+    """Variance of the mean over folds that comes from their training sets (Nadeau and Bengio 2003, section 3)."""
+    folds = len(there)
+    if folds == 1:
+        return 0.0, 0.0
+    differences = np.array([sign @ points for points, _, _ in there])
+    of_patients = np.mean([np.nanvar(sign @ values, ddof=1) for _, values, _ in there])
+    extra = max(0.0, float(differences.var(ddof=1) - of_patients))
+    return extra * (1 / folds + 1 / (folds - 1)), folds - 1
+
+
+def half_width(spread: Spread, seeds_a: int, seeds_b: int, probability: float) -> float:
+    """Half the width of the interval whose upper end has this probability below it; inf where there is none."""
+    if spread.reason:
+        return math.inf
+    error, df = spread.components.precision(seeds_a, seeds_b)
+    return t_quantile(probability, df) * error
