@@ -49,7 +49,7 @@ def test_a_simple_call_learns(network: Network, split: Split) -> None:
 
 def test_an_epoch_is_a_loop_that_anybody_would_write(network: Network, split: Split) -> None:
     seed, size = 5, 24
-    ours, theirs = network(), network()
+    ours, theirs = network(), network().to(memory_format=torch.channels_last)
     recipe = Recipe(
         batch_size=size, augment="fundus", optimizer=Optimizer(name="sgd", learning_rate=0.1, weight_decay=1e-4)
     )
@@ -67,7 +67,8 @@ def test_an_epoch_is_a_loop_that_anybody_would_write(network: Network, split: Sp
             images = AUGMENTATIONS["fundus"](split.train.tensors(positions), generator)
             torch.manual_seed(step_seed(seed, DROPOUT, step))
             optimizer.zero_grad()
-            loss = F.cross_entropy(theirs(split.train.normalise(images)), targets[positions])
+            normalised = split.train.normalise(images).contiguous(memory_format=torch.channels_last)
+            loss = F.cross_entropy(theirs(normalised), targets[positions])
             loss.backward()
             optimizer.step()
             losses.append(loss.item() * len(positions))

@@ -18,7 +18,7 @@ from transfuse.data.splits import Split
 from transfuse.errors import TrainingError
 from transfuse.training import checkpoint
 from transfuse.training.batches import DROPOUT, Batches, make_batches, step_seed
-from transfuse.training.device import Runtime, seed_step, training_mode
+from transfuse.training.device import Runtime, channels_last, seed_step, training_mode
 from transfuse.training.history import Diverged, Epoch, History
 from transfuse.training.identity import settings_of
 from transfuse.training.losses import Loss, loss_for
@@ -204,7 +204,7 @@ def _step(training: _Training, module: nn.Module, step: int, positions: np.ndarr
     """One optimiser step; its loss."""
     runtime, batches, optimizer = training.runtime, training.batches, training.optimizer
     mine = runtime.share(positions)
-    images = runtime.to_device(batches.images(mine, step, runtime.process))
+    images = channels_last(runtime.to_device(batches.images(mine, step, runtime.process)))
     targets = runtime.to_device(batches.targets[torch.from_numpy(mine)])
     for group in optimizer.param_groups:
         group["lr"] = training.history.learning_rate(step, group["base_rate"], reductions)
