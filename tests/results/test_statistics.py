@@ -214,7 +214,7 @@ def test_the_interaction_is_counted_once(generator):
 
 def test_one_seed_gives_no_verdict(generator):
     target, a, b, who = study(generator, effects=(4.0, 0.5))
-    for pair, named in (((a[:1], b), "Arm A has one seed"), ((a[:1], b[:1]), "Arm A and arm B has one seed")):
+    for pair, named in (((a[:1], b), "One of the arms has one seed"), ((a[:1], b[:1]), "Both arms have one seed")):
         result = compare(target, *pair, who, 0.02)
         assert result.verdict == "undecided"
         assert result.low > 0  # over patients alone it is clear

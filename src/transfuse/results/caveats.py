@@ -118,8 +118,6 @@ def _from_statistics(comparisons: Sequence[ArmComparison]) -> list[str]:
     lines = []
     for text, count in counts.items():
         where = "" if count == total else f"in {count} of {total} comparisons"
-        if "rm A" in text or "rm B" in text:  # the statistics call the two arms A and B
-            where = f"{where or 'in every comparison'} of an arm A with an arm B"
         lines.append(phrases.sentence(f"{where}: {text}" if where else text))
     return lines
 

@@ -289,10 +289,10 @@ def _verdict(
     if spread.reason:
         caveats.append(f"No interval: {spread.reason}. Test on more patients.")
         return "undecided", caveats
-    single = [name for name, count in (("A", study.seeds_a), ("B", study.seeds_b)) if count == 1]
+    single = (study.seeds_a == 1) + (study.seeds_b == 1)
     if single:
         caveats.append(
-            f"Arm {' and arm '.join(single)} has one seed, so how much training varies is unknown: the interval does "
+            f"{'Both arms have' if single == 2 else 'One of the arms has'} one seed, so how much training varies is unknown: the interval does "
             "not cover it and no verdict would hold its error rate. Train at least 3 seeds an arm."
         )
         return "undecided", caveats
