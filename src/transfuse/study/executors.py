@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
@@ -76,7 +77,8 @@ def local_processes(queue: Queue, work: Work, tell: Tell, *, workers: int) -> No
     def start() -> _Worker:
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(theirs, work), daemon=True)
-        process.start()
+        with _deaf_to_ctrl_c():
+            process.start()
         theirs.close()
         return _Worker(process, ours)
 
@@ -115,6 +117,19 @@ def local_processes(queue: Queue, work: Work, tell: Tell, *, workers: int) -> No
             worker.process.join()
 
 
+@contextlib.contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """A process started within ignores Ctrl-C from its first moment on: stopping is the parent's business."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _death(exitcode: int | None) -> str:
     if exitcode is not None and exitcode < 0:
         cause = f"was killed by {signal.Signals(-exitcode).name}"
@@ -126,8 +141,7 @@ def _death(exitcode: int | None) -> str:
 
 
 def _serve(pipe: Connection, work: Work) -> None:
-    """A worker: do what comes through the pipe until it closes. Ctrl-C is the parent's business."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """A worker: do what comes through the pipe until it closes."""
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             work(pipe.recv(), pipe.send)
