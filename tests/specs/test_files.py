@@ -126,12 +126,41 @@ def test_scientific_notation_is_a_number(text: str) -> None:
         ("- 1", "expected a mapping of keys, found list"),
         ("a: [", "this is not YAML"),
         ("", "expected a mapping of keys, found NoneType"),
+        ("? [a]\n: 1", "cannot be a key; expected a name"),
     ],
 )
 def test_what_is_no_study_file_is_refused(text: str, message: str) -> None:
     with pytest.raises(SpecError, match=r"here\.yaml") as caught:
         read_yaml(text, "here.yaml")
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("word", ["no", "yes", "on", "off"])
+def test_a_word_is_a_word(word: str) -> None:
+    assert read_yaml(f"{word}: {word}") == {word: word}
+    assert read_yaml("x: true\ny: False") == {"x": True, "y": False}
+
+
+def test_a_merge_takes_over_and_overrides() -> None:
+    assert read_yaml("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}")["b"] == {"x": 1, "y": 3}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"threshold": float("nan")}, "threshold: nan is not a number that can be used"),
+        ({"data": {"name": object()}}, "data.name: <object"),
+    ],
+)
+def test_values_that_are_no_plain_yaml_are_named_with_their_path(changes: dict[str, object], expected: str) -> None:
+    assert expected in problems_of(SMALL, **changes)
+
+
+def test_a_source_that_nobody_starts_from_is_named() -> None:
+    extra = {**read_yaml(SMALL)["sources"], "spare": {"data": {"name": "natural-phantom"}, "train": {"epochs": 1}}}
+    assert "sources.spare: no model starts from it; give a model weights: run:spare" in problems_of(
+        SMALL, sources=extra
+    )
 
 
 def test_overrides_reach_nested_keys(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import math
 import re
 import typing
 from collections.abc import Mapping, Sequence
@@ -24,20 +25,28 @@ class _Loader(yaml.SafeLoader):
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: dict[Any, int] = {}
     for key_node, _ in node.value:
+        if key_node.tag == "tag:yaml.org,2002:merge":
+            continue
         key = loader.construct_object(key_node, deep=True)
         line = key_node.start_mark.line + 1
+        if not isinstance(key, str | int | float | bool):
+            raise SpecError(f"line {line}: {key!r} cannot be a key; expected a name")
         if key in seen:
             raise SpecError(f"line {line}: {key!r} is given twice, first in line {seen[key]}; keep one")
         seen[key] = line
+    loader.flatten_mapping(node)  # `<<: *other`; after the check, since taking over and overriding is no repetition
     return {loader.construct_object(k, deep=True): loader.construct_object(v, deep=True) for k, v in node.value}
 
 
 _Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
-# PyYAML follows YAML 1.1, in which 1e-4 is a string and an ISO date is an object: both surprise.
+# PyYAML follows YAML 1.1, in which 1e-4 is a string, `no` is False and an ISO date is an object: all surprise.
 _Loader.yaml_implicit_resolvers = {
-    letter: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":float", ":timestamp"))]
+    letter: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":float", ":timestamp", ":bool"))]
     for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(
@@ -76,11 +85,10 @@ def study_from(content: Mapping[str, Any], where: str = "") -> StudySpec:
     """
     from pydantic import TypeAdapter, ValidationError
 
-    try:
-        left = copy.deepcopy(dict(content))
-        json.dumps(left, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise SpecError(f"a value is not plain YAML: {error}", where) from None
+    left = copy.deepcopy(dict(content))
+    strange = _not_plain(left)
+    if strange:
+        raise SpecError(strange, where)
     problems: dict[str, None] = {}
     dropped: set[tuple[str, str]] = set()
     while True:
@@ -104,6 +112,18 @@ def study_from(content: Mapping[str, Any], where: str = "") -> StudySpec:
                 return study
             break
     raise SpecError(tuple(problems), where)
+
+
+def _not_plain(value: Any, path: str = "") -> list[str]:
+    """Values that JSON cannot hold, each with its path."""
+    if isinstance(value, Mapping):
+        return [p for key, below in value.items() for p in _not_plain(below, f"{path}.{key}" if path else str(key))]
+    if isinstance(value, list | tuple):
+        return [p for number, below in enumerate(value) for p in _not_plain(below, f"{path}.{number}")]
+    if isinstance(value, float) and not math.isfinite(value):
+        return [f"{path}: {value} is not a number that can be used"]
+    plain = value is None or isinstance(value, str | int | float | bool)
+    return [] if plain else [f"{path}: {value!r} is not plain YAML"]
 
 
 _STAND_INS: dict[str, dict[str, Any]] = {

@@ -39,20 +39,20 @@ class RunSpec:
 
     def identity(self) -> dict[str, Any]:
         """What decides the numbers, as plain values."""
-        data = dataclasses.asdict(self.data)
+        data = _plain(self.data)
         for key in _THROUGH_FINGERPRINT:
             del data[key]
-        model = dataclasses.asdict(self.model)
+        model = _plain(self.model)
         del model["weights"]  # acts through weights_sha256 or source_run
         if not self.init.needs_weights:
             del model["first_layer"], model["identity_statistics"]
-        train = dataclasses.asdict(self.train)
+        train = _plain(self.train)
         del train["monitor"]
         identity = {
             "numerics": NUMERICS_VERSION,
             "data": {"fingerprint": self.fingerprint, **data},
             "model": model,
-            "init": dataclasses.asdict(self.init),
+            "init": _plain(self.init),
             "train": train,
             "seed": self.seed,
             "monitor": self.monitor,
@@ -66,3 +66,16 @@ class RunSpec:
         """The first 12 hex digits of the SHA-256 of the canonical JSON of `identity()`."""
         canonical = json.dumps(self.identity(), sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def _plain(spec: Any) -> dict[str, Any]:
+    """The fields of a spec; a number that may be a fraction is one, so that `5` and `5.0` epochs are the same run."""
+    values = {}
+    for field in dataclasses.fields(spec):
+        value = getattr(spec, field.name)
+        if dataclasses.is_dataclass(value):
+            value = _plain(value)
+        elif isinstance(value, int) and str(field.type).startswith("float"):
+            value = float(value)
+        values[field.name] = value
+    return values

@@ -212,7 +212,7 @@ class ScheduleSpec:
     factor: float = 0.1
     patience: int = 5
     patience_unit: Literal["validations", "epochs"] = "validations"
-    warmup: float = 0
+    warmup: float = 0.0
     warmup_unit: Literal["steps", "epochs"] = "steps"
     warmup_start: float = 0.0
 
@@ -380,7 +380,12 @@ class StudySpec:
                     problems.append(
                         f"models.{label}.weights: {model.weights!r} names no source; {nearest(name, self.sources)}"
                     )
+        asked = {(model.weights or "").removeprefix("run:") for model in self.models.values()}
         for name, source in self.sources.items():
+            if name not in asked:
+                problems.append(
+                    f"sources.{name}: no model starts from it; give a model weights: run:{name}, or remove it"
+                )
             for where, spec in (("model", source.model),):
                 if spec is not None and (spec.weights or "").startswith("run:"):
                     problems.append(f"sources.{name}.{where}.weights: a source cannot start from another run")
