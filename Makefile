@@ -1,12 +1,14 @@
 # make demo   installs into .venv and runs the demo study
 # make test   installs the test extras and runs linters, import contracts, type checks and tests
+# make lint, make types, make tests   one of these alone
+# make clean  removes .venv and caches
 
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 TEST_JOBS ?= 2
 
-.PHONY: help install demo test lint types tests bench clean
+.PHONY: help install demo test lint types tests clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -34,7 +36,8 @@ clean:
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "transfuse needs Python 3.11 or newer; try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
-	@test -x $(BIN)/python || { echo "Creating .venv ..."; $(PYTHON) -m venv .venv; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { echo "Creating .venv ..."; rm -rf .venv; $(PYTHON) -m venv .venv; } \
+	  || { rm -rf .venv; echo "Python could not make a virtual environment; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
 	@echo "Installing transfuse and its pinned dependencies into .venv (a few minutes the first time) ..."
 	@$(PIP) --editable .
 	@touch $@

@@ -5,28 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 Study = Callable[..., Path]
-
-
-@pytest.fixture(scope="session")
-def tiny_npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """120 grey images in the layout of MedMNIST; class 1 has a brighter spot at a random place."""
-    rng = np.random.default_rng(0)
-    arrays: dict[str, np.ndarray] = {}
-    for part, count in (("train", 60), ("val", 30), ("test", 30)):
-        labels = np.arange(count) % 2
-        images = rng.normal(100, 20, (count, 16, 16))
-        for image, label in zip(images, labels, strict=True):
-            row, column = rng.integers(2, 11, 2)
-            image[row : row + 3, column : column + 3] += 60 * label
-        arrays[f"{part}_images"] = images.clip(0, 255).astype(np.uint8)
-        arrays[f"{part}_labels"] = labels[:, None]
-    path = tmp_path_factory.mktemp("data") / "spots.npz"
-    np.savez(path, **arrays)
-    return path
 
 
 @pytest.fixture

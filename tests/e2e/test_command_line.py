@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from transfuse.results.store import Store, Tables
-from transfuse.study.plan import read_plan, status
+from transfuse.study.plan import RunStatus, read_plan, status
 
 Study = Callable[..., Path]
 TIMES = ["train_seconds", "total_seconds"]
@@ -41,7 +41,11 @@ def started(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
 
 
 def tables_of(out: Path) -> Tables:
-    return Store(out).tables(read_plan(Store(out), "spots"))
+    return Store(out).tables(read_plan(Store(out), "spots").rows)
+
+
+def states_of(out: Path) -> list[RunStatus]:
+    return status(Store(out), read_plan(Store(out), "spots").rows)
 
 
 def assert_same_results(one: Tables, other: Tables) -> None:
@@ -122,7 +126,7 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(tmp_path: Path, study_file: 
     assert process.stdout is not None
     for line in process.stdout:
         if " val auroc " in line:
-            os.kill(process.pid, signal.SIGINT)
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
             break
     rest = process.stdout.read()
     process.stdout.close()
@@ -130,7 +134,7 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(tmp_path: Path, study_file: 
     assert "Stopped. Nothing is lost" in rest
     assert f"transfuse run {study}" in rest
     assert "Traceback" not in rest
-    states = {found.state for found in status(Store(tmp_path / "transfuse-out"), "spots")}
+    states = {found.state for found in states_of(tmp_path / "transfuse-out")}
     assert "interrupted" in states
     assert "running" not in states
 
@@ -142,7 +146,7 @@ def test_a_run_that_diverges_is_recorded_and_the_others_go_on(tmp_path: Path, st
     found = transfuse("run", study, "--workers", 1, cwd=tmp_path)
     assert found.returncode == 0, found.stderr
     assert found.stdout.count("diverged") >= 3
-    states = {one.row["arm"]: one for one in status(Store(tmp_path / "transfuse-out"), "spots")}
+    states = {one.row["arm"]: one for one in states_of(tmp_path / "transfuse-out")}
     assert {arm: one.state for arm, one in states.items()} == {
         "earlier": "finished",
         "random": "diverged",
@@ -159,7 +163,7 @@ def test_a_failed_run_leaves_the_others_and_is_tried_again(tmp_path: Path, study
     first = transfuse("run", study, "--workers", 1, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     store = Store(tmp_path / "transfuse-out")
-    rows = {row["arm"]: row["run_id"] for row in read_plan(store, "spots")}
+    rows = {row["arm"]: row["run_id"] for row in read_plan(store, "spots").rows}
     broken = store.run_folder(rows["pretrained"])
     (broken / "record.json").unlink()
     (broken / "checkpoints").mkdir(exist_ok=True)
@@ -181,10 +185,13 @@ def test_a_failed_run_leaves_the_others_and_is_tried_again(tmp_path: Path, study
         ({"models": "{net: {name: cbr_dmo, weights: 'run:earlier'}}"}, ["models.net", "did you mean 'cbr_demo'?"]),
         (
             {"arms": "{random: {}, upto: {depth: layer9}}", "pairs": "[]"},
-            ["arms.upto.depth with models.net", "did you mean 'layer"],
+            ["arms.upto with models.net: ", "did you mean 'layer"],
         ),
-        ({"models": "{net: {name: cbr_demo, padding: same_pool, weights: none.safetensors}}"}, ["none.safetensors"]),
-        ({"models": "{net: {name: resnet18, weights: resnet18.a1_in1k}}"}, ["resnet18.a1_in1k"]),
+        (
+            {"models": "{net: {name: cbr_demo, padding: same_pool, weights: none.safetensors}}", "sources": "{}"},
+            ["none.safetensors"],
+        ),
+        ({"models": "{net: {name: resnet18, weights: resnet18.a1_in1k}}", "sources": "{}"}, ["resnet18.a1_in1k"]),
     ],
 )
 def test_what_is_wrong_with_a_study_is_one_clear_message(

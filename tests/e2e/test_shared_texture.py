@@ -44,13 +44,13 @@ sources:
 def comparisons(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Comparison]:
     study, store = study_from(read_yaml(STUDY)), Store(tmp_path_factory.mktemp("out"))
     runs = plan(study)
-    write_plan(store, study, runs)
+    made = write_plan(store, study, runs)
     events: list[Event] = []
     distinct = list({run.run_id: run for run in runs}.values())
     in_process(Queue(distinct, set()), _Work(store.root), events.append)
     assert not [event for event in events if isinstance(event, Failed)]
     assert len([event for event in events if isinstance(event, Ended)]) == 2 + 3 + 3 + 3  # random arms are shared
-    found = conclude(store, study.name).comparisons
+    found = conclude(store, made).comparisons
     return {one.model: one.comparison for one in found}
 
 

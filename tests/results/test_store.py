@@ -151,9 +151,9 @@ def test_a_run_is_held_by_one_at_a_time(store: Store) -> None:
 
 def test_an_unknown_study_is_answered_with_the_nearest(store: Store) -> None:
     with pytest.raises(StoreError, match=r"no study was begun there; start one with: transfuse run"):
-        store.study_file("demo")
+        store.plan_file("demo")
     folder = store.study_folder("demo")
     folder.mkdir(parents=True)
-    (folder / "study.yaml").write_text("name: demo")
+    (folder / "plan.json").write_text("{}")
     with pytest.raises(StoreError, match=r"there is no study 'dmo' in .*; did you mean 'demo'"):
-        store.study_file("dmo")
+        store.plan_file("dmo")

@@ -5,7 +5,10 @@ Nothing here imports torch at import: `transfuse --help` answers at once.
 
 from __future__ import annotations
 
+import shlex
+import signal
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +19,9 @@ from transfuse.errors import SpecError, TransfuseError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from transfuse.results.store import Store
     from transfuse.specs import StudySpec
+    from transfuse.study.plan import Plan
 
 OUT = Path("transfuse-out")
 
@@ -46,7 +51,7 @@ def demo(*, out: Out = OUT, workers: Workers = None, device: Device = "auto") ->
 
 
 @app.command
-def check(study: Path, *overrides: str) -> int:
+def check(study: Path, *overrides: str, device: Device = "auto") -> int:
     """Look at everything a study needs, and list every mistake at once, without training.
 
     Parameters
@@ -59,11 +64,12 @@ def check(study: Path, *overrides: str) -> int:
     from transfuse.study.plan import check as look
 
     spec = _load(study, overrides)
-    checked = look(spec, str(study))
     console = _console()
+    with _working(console, "Opening data and weights ..."):
+        checked = look(spec, str(study), device)
     for line in checked.lines:
-        console.print(f"[green]✓[/] {line}", highlight=False)
-    console.print(f"Nothing wrong found. Start it with: transfuse run {study}", highlight=False)
+        _say(console, f"✓ {line}")
+    _say(console, f"Nothing wrong found. Start it with: {shlex.join(['transfuse', 'run', str(study), *overrides])}")
     return 0
 
 
@@ -82,18 +88,22 @@ def run(study: Path, *overrides: str, out: Out = OUT, workers: Workers = None, d
     from transfuse.results.store import Store
     from transfuse.study.carry_out import carry_out, default_workers
     from transfuse.study.plan import check as look
+    from transfuse.study.plan import replaced
 
     spec = _load(study, overrides)
     console = _console()
     with _working(console, "Opening data and weights ..."):
-        checked = look(spec, str(study))
-        count = default_workers(spec.train.threads) if workers is None else workers
+        checked = look(spec, str(study), device)
+        count = default_workers(spec.train.threads, device) if workers is None else workers
     if count < 1:
         raise SpecError(f"--workers is {count}; expected 1 or more")
-    console.print(f"[bold]{spec.title or spec.name}[/]", highlight=False)
+    _say(console, spec.title or spec.name, style="bold")
     for line in checked.lines:
-        console.print(f"  {line}", highlight=False)
+        _say(console, f"  {line}")
     store = Store(out)
+    notice = replaced(store, spec, checked.runs)
+    if notice:
+        _say(console, notice, style="yellow")
     try:
         outcome = carry_out(
             spec,
@@ -104,22 +114,21 @@ def run(study: Path, *overrides: str, out: Out = OUT, workers: Workers = None, d
             device=device,
         )
     except KeyboardInterrupt:
-        again = " ".join(["transfuse run", str(study), *overrides, *(["--out", str(out)] if out != OUT else [])])
-        console.print(
+        options = [f"--out={out}"] * (out != OUT) + [f"--workers={workers}"] * (workers is not None)
+        options += [f"--device={device}"] * (device != "auto")
+        _say(
+            console,
             "\nStopped. Nothing is lost: finished runs are kept, the others go on from their last validation.\n"
-            f"  go on:   {again}\n  look:    transfuse status --out {out}",
-            highlight=False,
-            soft_wrap=True,
+            f"  go on:   {shlex.join(['transfuse', 'run', str(study), *overrides, *options])}\n"
+            f"  look:    {shlex.join(['transfuse', 'status', '--out', str(out)])}",
         )
         return 130
-    _report(console, store, spec.name)
-    failed = outcome.states.get("failed", 0)
-    if failed:
-        console.print(
-            f"[red]{failed} run{'s' if failed > 1 else ''} failed[/]; the same command tries them again: "
-            f"transfuse status --out {out} says why",
-            highlight=False,
-            soft_wrap=True,
+    _report(console, store, outcome.plan)
+    if not outcome.complete:
+        counts = ", ".join(f"{number} {state}" for state, number in outcome.states.items())
+        why = shlex.join(["transfuse", "status", "--out", str(out)])
+        _say(
+            console, f"Not every run has a result: {counts}. The same command tries again; {why} says why", style="red"
         )
     return 0 if outcome.complete else 1
 
@@ -134,10 +143,12 @@ def status(study: str | None = None, *, out: Out = OUT) -> int:
         The study's name; default: all studies in the folder.
     """
     from rich.table import Table
+    from rich.text import Text
 
     from transfuse.cli.progress import duration
     from transfuse.errors import StoreError
     from transfuse.results.store import Store
+    from transfuse.study.plan import read_plan
     from transfuse.study.plan import status as look
 
     store = Store(out)
@@ -146,23 +157,23 @@ def status(study: str | None = None, *, out: Out = OUT) -> int:
         raise StoreError(f"no study was begun in {str(out)!r}; start one with: transfuse run STUDY.yaml")
     console = _console()
     for name in names:
-        found = look(store, name)
+        found = look(store, read_plan(store, name).rows)
         table = Table(title=f"study {name}", title_justify="left", box=None, header_style="bold")
-        for column in ("run", "network", "arm", "seed", "state", "time", ""):
-            table.add_column(column)
+        for column in ("run", "network", "arm", "seed", "state", "time", "why"):
+            table.add_column(column, overflow="fold")
         for one in found:
             row = one.row
             arm = f"source {row['arm']}" if row["role"] == "source" else row["arm"]
             spent = "" if one.seconds is None else duration(one.seconds)
-            detail = one.detail if one.state not in ("finished",) else ""
-            table.add_row(row["run_id"], row["model"], arm, str(row["seed"]), _coloured(one.state), spent, detail)
+            cells = (row["run_id"], row["model"], arm, str(row["seed"]), _coloured(one.state), spent)
+            table.add_row(*map(Text, cells[:4]), *cells[4:], Text("" if one.state == "finished" else one.detail))
         console.print(table)
         states: dict[str, int] = {}
         for one in found:
             states[one.state] = states.get(one.state, 0) + 1
         trained = sum(one.seconds or 0.0 for one in found)
         counts = ", ".join(f"{count} {state}" for state, count in states.items())
-        console.print(f"{len(found)} runs: {counts}; {duration(trained)} of training so far", highlight=False)
+        _say(console, f"{len(found)} runs: {counts}; {duration(trained)} of training so far")
     return 0
 
 
@@ -176,12 +187,13 @@ def report(study: str | None = None, *, out: Out = OUT) -> int:
         The study's name; default: the only one in the folder.
     """
     from transfuse.results.store import Store
+    from transfuse.study.plan import read_plan
 
     store = Store(out)
     names = store.studies()
     if study is None and len(names) != 1:
         raise SpecError(f"there are {len(names)} studies in {str(out)!r}; name one: {', '.join(names) or 'none yet'}")
-    _report(_console(), store, study or names[0])
+    _report(_console(), store, read_plan(store, study or names[0]))
     return 0
 
 
@@ -194,7 +206,7 @@ def show_blocks(network: str, *, level: str = "stage", classes: int = 2, channel
     network
         A name such as resnet50, mobilenetv2_100 or cbr_small.
     level
-        stage, block, layer or wt-st.
+        What counts as a block: stage, block or wt-st.
     classes
         Outputs of the head.
     channels
@@ -230,7 +242,8 @@ def show_studies() -> int:
 
     console = _console()
     for path in sorted(_shipped("demo").parent.glob("*.yaml")):
-        console.print(f"[bold]{path}[/]\n    {load_study(path).title}", highlight=False, soft_wrap=True)
+        _say(console, str(path), style="bold")
+        _say(console, f"    {load_study(path).title}")
     return 0
 
 
@@ -258,7 +271,7 @@ def inspect(
     image_column
         Of a table: the column of image paths.
     label_columns
-        Of a table: the column or columns of labels.
+        Of a table: a column of labels; repeat the option for several.
     patient_column
         Of a table: the column that names the patient.
     part_column
@@ -282,16 +295,21 @@ def inspect(
 
 def main() -> None:
     """Run the command line; errors of ours are one clear message and exit code 2."""
+    signal.signal(signal.SIGTERM, _interrupt)  # a scheduler's time limit stops as cleanly as Ctrl-C
     try:
         code = app(result_action="return_value")
     except TransfuseError as error:
-        from rich.markup import escape
-
-        _console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        console = _console(stderr=True)
+        console.print("[bold red]error:[/] ", end="")
+        _say(console, str(error), soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _version() -> str:
@@ -306,9 +324,7 @@ def _console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr)
 
 
-def _working(console: Console, text: str):  # type: ignore[no-untyped-def]
-    from contextlib import nullcontext
-
+def _working(console: Console, text: str) -> AbstractContextManager[object]:
     return console.status(text) if console.is_terminal else nullcontext()
 
 
@@ -331,12 +347,18 @@ def _coloured(state: str) -> str:
     return f"[{colour}]{state}[/]" if colour else state
 
 
-def _report(console: Console, store, name: str) -> None:  # type: ignore[no-untyped-def]
+def _say(console: Console, text: str, style: str | None = None, soft_wrap: bool | None = None) -> None:
+    """Print text as it is: names of people's files and arms are no markup."""
+    wrap = not console.is_terminal if soft_wrap is None else soft_wrap
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=wrap)
+
+
+def _report(console: Console, store: Store, plan: Plan) -> None:
     from transfuse.report.html import Contents, write_report
     from transfuse.study.conclude import conclude
 
     with _working(console, "Writing the report ..."):
-        found = conclude(store, name)
+        found = conclude(store, plan)
         path = write_report(
             Contents(
                 study=found.study,
@@ -349,12 +371,12 @@ def _report(console: Console, store, name: str) -> None:  # type: ignore[no-unty
                 samples=found.samples,
                 failures=found.failures,
             ),
-            store.study_folder(name) / "report.html",
+            store.study_folder(plan.study.name) / "report.html",
         )
     advice = found.recommendation
-    console.print(f"\n[bold]{advice.headline}[/]", highlight=False)
+    _say(console, f"\n{advice.headline}", style="bold")
     for part in advice.models or (advice,):
-        console.print(part.sentence, highlight=False)
+        _say(console, part.sentence)
     for caveat in advice.caveats:
-        console.print(f"  · {caveat}", highlight=False, style="dim")
-    console.print(f"\nReport: {path.resolve()}", highlight=False, soft_wrap=True)
+        _say(console, f"  · {caveat}", style="dim")
+    _say(console, f"\nReport: {path.resolve()}", soft_wrap=True)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def shown(console: Console, total: int, done: int, workers: int) -> Iterator[Tell]:
     """Show the events of a study of `total` runs, of which `done` have ended already."""
     if console.is_terminal:
-        with _Bars(console, total, done, workers) as bars:
+        with _Bars(console, total, done) as bars:
             yield bars.hear
     else:
         yield _Lines(console, total, done, workers).hear
@@ -39,7 +39,7 @@ def duration(seconds: float) -> str:
 
 
 class _Clock:
-    """Time left, from the steps done since the start and the steps that the runs still need."""
+    """Time left, from what the last runs took: sources come first and are often longer than the others."""
 
     def __init__(self, total: int, done: int, workers: int) -> None:
         self.total, self.done, self.workers = total, done, workers
@@ -54,7 +54,8 @@ class _Clock:
         runs = self.total - self.done
         if not self._seconds or runs <= 0:
             return ""
-        mean = sum(self._seconds) / len(self._seconds)
+        recent = self._seconds[-8:]
+        mean = sum(recent) / len(recent)
         return f"about {duration(mean * runs / min(self.workers, runs))} left"
 
 
@@ -74,7 +75,7 @@ class _Lines:
     def _line(self, event: Event) -> str:
         if isinstance(event, Started):
             self._titles[event.run_id] = event.title
-            again = f", going on at step {event.resumed_at}" if event.resumed_at else ""
+            again = ", going on from a checkpoint" if event.again else ""
             return f"start   {event.run_id}  {event.title}  ({event.steps} steps{again})"
         if isinstance(event, Validated):
             return f"        {event.run_id}  {_validation(event)}"
@@ -94,19 +95,29 @@ class _Lines:
 class _Bars:
     """One bar for the study, one for each run that is being done."""
 
-    def __init__(self, console: Console, total: int, done: int, workers: int) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    def __init__(self, console: Console, total: int, done: int) -> None:
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
 
-        self._clock = _Clock(total, done, workers)
+        self._done = done
         self._progress: Progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[said]}", style="dim"),
+            TextColumn("{task.fields[said]}", style="dim", markup=False),
             TimeElapsedColumn(),
+            TextColumn("left", style="dim"),
+            TimeRemainingColumn(),
             console=console,
+            speed_estimate_period=3600,
         )
-        self._study: TaskID = self._progress.add_task("[bold]study[/]", total=total, completed=done, said="")
+        self._study: TaskID = self._progress.add_task("study", total=total, completed=done, said="")
         self._runs: dict[str, TaskID] = {}
 
     def __enter__(self) -> _Bars:
@@ -117,24 +128,24 @@ class _Bars:
         self._progress.stop()
 
     def hear(self, event: Event) -> None:
-        show = self._progress.console.print
+        def show(text: str, style: str) -> None:
+            self._progress.console.print(text, style=style, markup=False, highlight=False)
+
         if isinstance(event, Started):
-            self._runs[event.run_id] = self._progress.add_task(
-                event.title, total=event.steps, completed=event.resumed_at, said=""
-            )
+            self._runs[event.run_id] = self._progress.add_task(event.title, total=event.steps, said="")
         elif isinstance(event, Validated):
             self._progress.update(self._runs[event.run_id], completed=event.step, said=_validation(event))
         elif isinstance(event, Ended | Failed):
             if event.run_id in self._runs:
                 self._progress.remove_task(self._runs.pop(event.run_id))
-            self._clock.ended(event.seconds if isinstance(event, Ended) else None)
-            self._progress.update(self._study, completed=self._clock.done, said=self._clock.left())
+            self._done += 1
+            self._progress.update(self._study, completed=self._done)
             if isinstance(event, Failed):
-                show(f"[red]failed[/] {event.title}: {event.message}", highlight=False)
+                show(f"failed {event.title}: {event.message}", "red")
             elif event.status != "finished":
-                show(f"[yellow]{event.status}[/] {event.title}: {event.reason}", highlight=False)
+                show(f"{event.status} {event.title}: {event.reason}", "yellow")
         elif isinstance(event, Note):
-            show(event.text, highlight=False)
+            show(event.text, "")
 
 
 def _validation(event: Validated) -> str:

@@ -11,7 +11,7 @@
                          environment.json     versions and machine
                          record.json          written last: finished or diverged
                          failure.json         instead of a record: what went wrong; the run is tried again
-    OUT/studies/<name>/  study.yaml, tables/*.parquet, report.html: derived, rebuildable
+    OUT/studies/<name>/  plan.json (the study and its runs), tables/*.parquet, report.html: derived, rebuildable
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from transfuse.errors import StoreError, nearest
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import Tensor
 
 RECORD_VERSION = 1
 
@@ -91,15 +92,15 @@ class Store:
 
     def studies(self) -> list[str]:
         """Names of the studies begun here."""
-        return sorted(path.parent.name for path in (self.root / "studies").glob("*/study.yaml"))
+        return sorted(path.parent.name for path in (self.root / "studies").glob("*/plan.json"))
 
-    def study_file(self, name: str) -> Path:
-        """The study file that the study was last started with.
+    def plan_file(self, name: str) -> Path:
+        """The file that holds the study and its runs as it was last started.
 
         Raises:
             StoreError: no study of this name was begun here.
         """
-        path = self.study_folder(name) / "study.yaml"
+        path = self.study_folder(name) / "plan.json"
         if not path.exists():
             names = self.studies()
             hint = (
@@ -117,6 +118,11 @@ class Store:
         folder = self.run_folder(run_id)
         try:
             content = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+            if content["version"] > RECORD_VERSION:
+                raise StoreError(
+                    f"{folder / 'record.json'} was written by a newer transfuse (layout {content['version']}, this one "
+                    f"knows {RECORD_VERSION}); update transfuse, or choose another folder with --out"
+                )
             record = RunRecord(**{**content, "notes": tuple(content["notes"]), "transfer": tuple(content["transfer"])})
         except FileNotFoundError:
             return None
@@ -148,6 +154,8 @@ class Store:
         except OSError as error:
             raise _store_error(folder, error) from error
         try:
+            for left in folder.glob(".*.part"):  # of a process that was killed while it wrote
+                left.unlink(missing_ok=True)
             yield folder
         finally:
             lock.release()
@@ -232,6 +240,14 @@ def write_table(path: Path, frame: pd.DataFrame) -> None:
     """Write a table as Parquet, atomically."""
     with replacing(path) as temporary:
         frame.to_parquet(temporary, index=False)
+
+
+def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors as safetensors, atomically."""
+    from safetensors.torch import save
+
+    with replacing(path) as temporary:
+        temporary.write_bytes(save(dict(tensors)))
 
 
 @contextlib.contextmanager

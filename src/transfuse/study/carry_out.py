@@ -9,13 +9,13 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import NamedTuple
 
-from transfuse.results.store import Store
+from transfuse.results.store import Store, write_json
 from transfuse.specs import StudySpec
 from transfuse.study.conclude import write_samples
-from transfuse.study.events import Ended, Tell
+from transfuse.study.events import Ended, Event, Failed, Tell
 from transfuse.study.executors import Queue, in_process, local_processes
 from transfuse.study.expand import PlannedRun, without_repeats
-from transfuse.study.plan import status, write_plan
+from transfuse.study.plan import Plan, status, write_plan
 from transfuse.study.run import do_run
 from transfuse.study.sources import open_data
 
@@ -24,8 +24,9 @@ Show = Callable[[int, int, int], AbstractContextManager[Tell]]
 
 
 class Outcome(NamedTuple):
-    """How many runs stand where after a study was carried out: by state, as `status` names them."""
+    """The plan that was carried out, and how many of its runs stand where: by state, as `status` names them."""
 
+    plan: Plan
     states: dict[str, int]
 
     @property
@@ -34,12 +35,13 @@ class Outcome(NamedTuple):
         return set(self.states) <= {"finished", "diverged"}
 
 
-def default_workers(threads: int) -> int:
+def default_workers(threads: int, device: str = "auto") -> int:
     """One worker for each GPU, or as many as the CPU's cores can hold at `threads` each."""
-    import torch
+    from transfuse.training.device import choose_device
 
-    if torch.cuda.is_available():
-        return torch.cuda.device_count()
+    kind = choose_device(device)
+    if kind != "cpu":
+        return max(1, len(_gpus()))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // threads)
 
@@ -61,13 +63,20 @@ def carry_out(
         StoreError: the folder cannot be written.
         KeyboardInterrupt: on Ctrl-C; every run goes on from its last checkpoint at the next start.
     """
-    write_plan(store, study, runs)
+    plan = write_plan(store, study, runs)
     distinct = without_repeats(runs)
     records = {run.run_id: store.record(run.run_id) for run in distinct}
     done = {run_id for run_id, record in records.items() if record is not None and record.status == "finished"}
-    queue = Queue(distinct, {run_id for run_id, record in records.items() if record is not None})
+    ended = {run_id for run_id, record in records.items() if record is not None}
+    queue = Queue(distinct, ended, store.is_running)
     write_samples(store, study.name, open_data(study.data))
-    with show(len(distinct), len(records) - sum(record is None for record in records.values()), workers) as tell:
+    with show(len(distinct), len(ended), workers) as say:
+
+        def tell(event: Event) -> None:
+            if isinstance(event, Failed):
+                _write_failure(store, event)
+            say(event)
+
         for run in distinct:
             record = records[run.run_id]
             if record is not None and run.run_id not in done:
@@ -77,5 +86,19 @@ def carry_out(
         if workers == 1:
             in_process(queue, work, tell)
         else:
-            local_processes(queue, work, tell, workers=workers)
-    return Outcome(dict(Counter(found.state for found in status(store, study.name))))
+            local_processes(queue, work, tell, workers=workers, gpus=_gpus() if device in ("auto", "cuda") else ())
+    return Outcome(plan, dict(Counter(found.state for found in status(store, plan.rows))))
+
+
+def _write_failure(store: Store, event: Failed) -> None:
+    """What a run could not write down itself: that its worker died, or that its source gave no weights."""
+    if store.record(event.run_id) is None and store.failure(event.run_id) is None:
+        write_json(store.run_folder(event.run_id) / "failure.json", {"title": event.title, "message": event.message})
+
+
+def _gpus() -> tuple[str, ...]:
+    """The GPUs that this process may use, by the names that CUDA_VISIBLE_DEVICES takes."""
+    import torch
+
+    visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return tuple(visible or (str(number) for number in range(torch.cuda.device_count())))

@@ -14,8 +14,8 @@ from transfuse.errors import DataError
 from transfuse.results.arms import ArmComparison, ArmEstimate
 from transfuse.results.recommend import Recommendation, recommend
 from transfuse.results.store import Store, Tables, replacing, write_table
-from transfuse.specs import StudySpec, load_study, to_yaml
-from transfuse.study.plan import read_plan
+from transfuse.specs import StudySpec, to_yaml
+from transfuse.study.plan import Plan, status
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +34,7 @@ class Conclusion(NamedTuple):
         recommendation: what follows.
         notes: what must be said about the data.
         environment: versions and machine of the runs.
-        failures: runs without a result.
+        failures: runs without a record, each with its `state` and `reason`.
         samples: sample images as (caption, PNG bytes).
     """
 
@@ -49,13 +49,12 @@ class Conclusion(NamedTuple):
     samples: list[tuple[str, bytes]]
 
 
-def conclude(store: Store, name: str) -> Conclusion:
+def conclude(store: Store, plan: Plan) -> Conclusion:
     """Conclude a study from its files alone; neither data, networks nor torch are touched. Writes the tables."""
-    study = load_study(store.study_file(name))
-    rows = read_plan(store, name)
+    study, rows = plan
     tables = store.tables(rows)
     for kind, frame in tables._asdict().items():
-        write_table(store.study_folder(name) / "tables" / f"{kind}.parquet", frame)
+        write_table(store.study_folder(study.name) / "tables" / f"{kind}.parquet", frame)
     scores = _scores(tables)
     comparisons = [
         ArmComparison(model, arm, other, found)
@@ -63,12 +62,12 @@ def conclude(store: Store, name: str) -> Conclusion:
         for arm, other in _pairs(study)
         if (found := _compare(study, scores, model, arm, other)) is not None
     ]
-    estimates = [_estimate(study, scores, tables.runs, model, arm) for model in study.models for arm in study.arms]
+    estimates = [_estimate(study, scores, model, arm) for model in study.models for arm in study.arms]
     notes = _notes(store, rows)
     failures = [
-        {**{key: row[key] for key in ("model", "arm", "seed", "run_id")}, "reason": failure["message"]}
-        for row in rows
-        if store.record(row["run_id"]) is None and (failure := store.failure(row["run_id"])) is not None
+        {**found.row, "state": found.state, "reason": found.detail}
+        for found in status(store, rows)
+        if found.state not in ("finished", "diverged")
     ]
     plain = {**dataclasses.asdict(study), "seeds": list(study.seed_list), "confidence": 0.95, "spec": to_yaml(study)}
     plain["data"] = {**plain["data"], **_data_facts(tables.runs)}
@@ -79,12 +78,12 @@ def conclude(store: Store, name: str) -> Conclusion:
         plain,
         tables,
         comparisons,
-        [estimate for estimate in estimates if estimate.seeds],
+        estimates,
         recommendation,
         notes,
         _environment(store, rows),
         failures,
-        _read_samples(store, name),
+        _read_samples(store, study.name),
     )
 
 
@@ -107,6 +106,7 @@ class _Arm(NamedTuple):
     target: np.ndarray
     patients: np.ndarray
     scores: np.ndarray
+    seeds: tuple[int, ...]
 
 
 def _scores(tables: Tables) -> dict[tuple[str, str], _Arm]:
@@ -125,6 +125,7 @@ def _scores(tables: Tables) -> dict[tuple[str, str], _Arm]:
             target[:, 0].astype(np.int64) if target.shape[1] == 1 else target,
             first["patient_id"].to_numpy(),
             np.stack([np.stack(list(seed["scores"])) for seed in seeds]),
+            tuple(int(seed["seed"].iloc[0]) for seed in seeds),
         )
     return found
 
@@ -143,19 +144,20 @@ def _compare(study: StudySpec, scores: Mapping[tuple[str, str], _Arm], model: st
     return compare(a.target, a.scores, b.scores, a.patients, study.margin, metric=study.metric)
 
 
-def _estimate(
-    study: StudySpec, scores: Mapping[tuple[str, str], _Arm], runs: pd.DataFrame, model: str, arm: str
-) -> ArmEstimate:
+def _estimate(study: StudySpec, scores: Mapping[tuple[str, str], _Arm], model: str, arm: str) -> ArmEstimate:
+    from transfuse.metrics import evaluate
     from transfuse.results.statistics import estimate
 
     found = scores.get((model, arm))
-    column = f"test_{study.metric}"
-    seeds: dict[int, float] = {}
-    if column in runs:
-        own = runs[(runs["model"] == model) & (runs["arm"] == arm) & (runs["role"] == "arm")]
-        seeds = {int(row["seed"]): float(row[column]) for _, row in own.iterrows() if row[column] == row[column]}
-    value = None if found is None else estimate(found.target, found.scores, found.patients, study.metric)
-    return ArmEstimate(model, arm, value, seeds)
+    if found is None:
+        return ArmEstimate(model, arm, None, {})
+    values = [evaluate(study.metric, found.target, one).value for one in found.scores]
+    return ArmEstimate(
+        model,
+        arm,
+        estimate(found.target, found.scores, found.patients, study.metric),
+        dict(zip(found.seeds, values, strict=True)),
+    )
 
 
 def _data_facts(runs: pd.DataFrame) -> dict[str, Any]:
@@ -173,7 +175,8 @@ def _environment(store: Store, rows: Sequence[Mapping[str, Any]]) -> dict[str, A
         path = store.run_folder(row["run_id"]) / "environment.json"
         if path.exists():
             text = path.read_text(encoding="utf-8")
-            found.setdefault(text, json.loads(text))
+            content = {**json.loads(text), "threads_per_run": None}  # a source may well have other threads
+            found.setdefault(json.dumps(content, sort_keys=True), json.loads(text))
     if not found:
         return {}
     first = next(iter(found.values()))
@@ -181,7 +184,7 @@ def _environment(store: Store, rows: Sequence[Mapping[str, Any]]) -> dict[str, A
 
 
 def write_samples(store: Store, name: str, dataset: Dataset, *, per_class: int = 3, pixels: int = 128) -> None:
-    """Keep a few images of every class for the report, enlarged without smoothing to about `pixels`."""
+    """Keep a few images of every class for the report, about `pixels` wide: small ones enlarged without smoothing."""
     from PIL import Image
 
     folder = store.study_folder(name) / "samples"
@@ -194,6 +197,8 @@ def write_samples(store: Store, name: str, dataset: Dataset, *, per_class: int =
             pixel = np.asarray(images[member])
             values = pixel if pixel.dtype == np.uint8 else (pixel >> 8).astype(np.uint8)
             picture = Image.fromarray(values[0] if values.shape[0] == 1 else np.moveaxis(values, 0, -1))
+            if picture.width > 1.5 * pixels:
+                picture.thumbnail((pixels, pixels), Image.Resampling.LANCZOS)
             factor = max(1, round(pixels / picture.width))
             buffer = io.BytesIO()
             picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST).save(

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Started:
-    """A run begins, or goes on from a checkpoint."""
+    """A run begins, or goes on from a checkpoint (`again`)."""
 
     run_id: str
     title: str
     steps: int
-    resumed_at: int = 0
+    again: bool = False
 
 
 @dataclass(frozen=True)

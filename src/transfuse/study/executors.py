@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
@@ -19,36 +19,39 @@ Work = Callable[[PlannedRun, Tell], None]
 
 
 class Queue:
-    """Runs in the order in which their sources allow them.
+    """Runs in the order in which their sources allow them; those that another process is at come last.
 
     Args:
         runs: each once.
-        done: run ids that have ended well already.
+        done: ids of runs that need not be done.
+        held: whether another process is at a run now.
     """
 
-    def __init__(self, runs: Sequence[PlannedRun], done: set[str]) -> None:
+    def __init__(
+        self, runs: Sequence[PlannedRun], done: set[str], held: Callable[[str], bool] = lambda run_id: False
+    ) -> None:
         self._waiting = deque(run for run in runs if run.run_id not in done)
         self._done = set(done)
-
-    def __bool__(self) -> bool:
-        return bool(self._waiting)
+        self._held = held
 
     def ready(self) -> PlannedRun | None:
         """Take the next run that can start now."""
-        for run in self._waiting:
-            if run.needs is None or run.needs in self._done:
-                self._waiting.remove(run)
-                return run
-        return None
+        ready = [run for run in self._waiting if run.needs is None or run.needs in self._done]
+        if not ready:
+            return None
+        run = next((run for run in ready if not self._held(run.run_id)), ready[0])
+        self._waiting.remove(run)
+        return run
 
     def hear(self, event: Event) -> Iterator[Event]:
         """Take note of an event; when a source has no weights to give, its runs fail too, and are yielded."""
         if isinstance(event, Ended) and event.status == "finished":
             self._done.add(event.run_id)
         elif isinstance(event, Failed | Ended):
+            why = event.message if isinstance(event, Failed) else event.reason
             for run in [run for run in self._waiting if run.needs == event.run_id]:
                 self._waiting.remove(run)
-                yield Failed(run.run_id, run.title, f"its source run {event.run_id} ({event.title}) gave no weights")
+                yield Failed(run.run_id, run.title, f"its source run ({event.title}) gave no weights: {why}")
 
 
 def in_process(queue: Queue, work: Work, tell: Tell) -> None:
@@ -66,21 +69,46 @@ def in_process(queue: Queue, work: Work, tell: Tell) -> None:
 class _Worker(NamedTuple):
     process: Any
     pipe: Connection
+    slot: int
 
 
-def local_processes(queue: Queue, work: Work, tell: Tell, *, workers: int) -> None:
-    """Do the runs in `workers` processes; a process that dies costs its run, which fails, and is replaced."""
+def local_processes(queue: Queue, work: Work, tell: Tell, *, workers: int, gpus: Sequence[str] = ()) -> None:
+    """Do the runs in `workers` processes; a process that dies costs its run, which fails, and is replaced.
+
+    Args:
+        queue: what is to be done.
+        work: does one run.
+        tell: hears every event, in this process.
+        workers: how many processes at the most.
+        gpus: names for CUDA_VISIBLE_DEVICES; each worker sees one of them.
+    """
     context = multiprocessing.get_context("spawn")
     busy: dict[_Worker, PlannedRun] = {}
     idle: list[_Worker] = []
 
     def start() -> _Worker:
         ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, work), daemon=True)
-        with _deaf_to_ctrl_c():
+        slot = min(set(range(workers)) - {worker.slot for worker in busy})
+        gpu = gpus[slot % len(gpus)] if gpus else None
+        process = context.Process(target=_serve, args=(theirs, work, gpu), daemon=True)
+        with _ctrl_c_held_back():
             process.start()
         theirs.close()
-        return _Worker(process, ours)
+        return _Worker(process, ours, slot)
+
+    def give(run: PlannedRun) -> None:
+        while idle:
+            worker = idle.pop()
+            try:
+                worker.pipe.send(run)
+            except OSError:  # it died while it had nothing to do
+                worker.process.join()
+            else:
+                busy[worker] = run
+                return
+        worker = start()
+        worker.pipe.send(run)
+        busy[worker] = run
 
     def pass_on(event: Event) -> None:
         tell(event)
@@ -90,9 +118,7 @@ def local_processes(queue: Queue, work: Work, tell: Tell, *, workers: int) -> No
     try:
         while True:
             while len(busy) < workers and (run := queue.ready()) is not None:
-                worker = idle.pop() if idle else start()
-                worker.pipe.send(run)
-                busy[worker] = run
+                give(run)
             if not busy:
                 break
             for pipe in wait([worker.pipe for worker in busy]):
@@ -100,7 +126,7 @@ def local_processes(queue: Queue, work: Work, tell: Tell, *, workers: int) -> No
                 run = busy[worker]
                 try:
                     event = worker.pipe.recv()
-                except (EOFError, ConnectionResetError):
+                except (EOFError, OSError):
                     del busy[worker]
                     worker.process.join()
                     pass_on(Failed(run.run_id, run.title, _death(worker.process.exitcode)))
@@ -111,23 +137,20 @@ def local_processes(queue: Queue, work: Work, tell: Tell, *, workers: int) -> No
                     del busy[worker]
     finally:
         for worker in [*busy, *idle]:
-            worker.pipe.close()
             worker.process.terminate()
         for worker in [*busy, *idle]:
             worker.process.join()
+            worker.pipe.close()
 
 
 @contextlib.contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
-    """A process started within ignores Ctrl-C from its first moment on: stopping is the parent's business."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _ctrl_c_held_back() -> Iterator[None]:
+    """A process started within never hears Ctrl-C, which is the parent's business; the parent hears it afterwards."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _death(exitcode: int | None) -> str:
@@ -140,8 +163,10 @@ def _death(exitcode: int | None) -> str:
     return f"its worker process ended unexpectedly with exit code {exitcode}"
 
 
-def _serve(pipe: Connection, work: Work) -> None:
-    """A worker: do what comes through the pipe until it closes."""
+def _serve(pipe: Connection, work: Work, gpu: str | None) -> None:
+    """A worker: do what comes through the pipe until it closes; it sees one GPU at the most."""
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # before torch is imported, which is when it counts
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             work(pipe.recv(), pipe.send)

@@ -168,9 +168,10 @@ def facts(
         "epochs": last.epoch if last else 0.0,
         "stop_reason": last.stop_reason if last else None,
         "train_seconds": last.seconds if last else 0.0,
-        "total_seconds": seconds,
+        "total_seconds": max(seconds, last.seconds if last else 0.0),  # at least what was trained before a resume
         "device": str(next(model.parameters()).device.type),
         "threads": spec.train.threads,
+        "torch": version("torch"),
     }
 
 

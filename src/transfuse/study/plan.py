@@ -5,13 +5,25 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from transfuse.errors import BlocksError, SpecError, StoreError, TransfuseError
+from transfuse.errors import SpecError, StoreError, TransfuseError
 from transfuse.results.store import Store, replacing, write_json
-from transfuse.specs import DataSpec, ModelSpec, StudySpec, to_yaml
+from transfuse.specs import DataSpec, StudySpec, read_yaml, study_from, to_yaml
 from transfuse.study.expand import PlannedRun, expand
+from transfuse.study.problems import device_problems, metric_problems, network_problems
+from transfuse.study.run import CHECKPOINT
 from transfuse.study.sources import fingerprint, open_data, split_data, weights_sha256
+
+if TYPE_CHECKING:
+    from transfuse.data import Split
+
+
+class Plan(NamedTuple):
+    """A study and its runs, as tables name them; all that status and report need."""
+
+    study: StudySpec
+    rows: list[dict[str, Any]]
 
 
 def plan(study: StudySpec) -> list[PlannedRun]:
@@ -19,21 +31,40 @@ def plan(study: StudySpec) -> list[PlannedRun]:
     return expand(study, fingerprint, weights_sha256)
 
 
-def write_plan(store: Store, study: StudySpec, runs: list[PlannedRun]) -> None:
-    """Write down the study file and the names of its runs."""
+def write_plan(store: Store, study: StudySpec, runs: list[PlannedRun]) -> Plan:
+    """Write down the study and the names of its runs, in one file; `study.yaml` beside it is a copy for people."""
     folder = store.study_folder(study.name)
+    made = Plan(study, [{**run.row(), "title": run.title} for run in runs])
+    write_json(folder / "plan.json", {"study": to_yaml(study), "runs": made.rows})
     with replacing(folder / "study.yaml") as path:
         path.write_text(to_yaml(study), encoding="utf-8")
-    write_json(folder / "runs.json", [{**run.row(), "title": run.title} for run in runs])
+    return made
 
 
-def read_plan(store: Store, name: str) -> list[dict[str, Any]]:
-    """The rows that `write_plan` wrote."""
-    path = store.study_file(name).with_name("runs.json")
+def read_plan(store: Store, name: str) -> Plan:
+    """What `write_plan` wrote."""
+    path = store.plan_file(name)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return Plan(study_from(read_yaml(content["study"]), str(path)), content["runs"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{path} cannot be read ({error}); start the study again: finished runs are kept") from None
+
+
+def replaced(store: Store, study: StudySpec, runs: list[PlannedRun]) -> str:
+    """What a person should know before the plan of an earlier start is replaced; empty if nothing is lost sight of."""
+    try:
+        earlier = {row["run_id"] for row in read_plan(store, study.name).rows}
+    except StoreError:
+        return ""
+    gone = len(earlier - {run.run_id for run in runs})
+    if not gone:
+        return ""
+    return (
+        f"The study {study.name!r} was started here with other settings: {gone} of its runs are no longer part "
+        f"of it and its report will be replaced (the runs are kept). To keep both, give this one another name: "
+        f"name={study.name}-2"
+    )
 
 
 @dataclass(frozen=True)
@@ -46,10 +77,10 @@ class RunStatus:
     seconds: float | None = None
 
 
-def status(store: Store, name: str) -> list[RunStatus]:
-    """Where every run of a study stands, from its files alone."""
+def status(store: Store, rows: list[dict[str, Any]]) -> list[RunStatus]:
+    """Where every run of a study stands, from its files alone; runs that share an id are listed once."""
     states: dict[str, RunStatus] = {}
-    for row in read_plan(store, name):
+    for row in rows:
         states.setdefault(row["run_id"], _state(store, row))
     return list(states.values())
 
@@ -67,8 +98,10 @@ def _state(store: Store, row: dict[str, Any]) -> RunStatus:
     failure = store.failure(row["run_id"])
     if failure is not None:
         return RunStatus(row, "failed", str(failure.get("message", "")))
-    if (folder / "spec.json").exists():
+    if (folder / "checkpoints" / CHECKPOINT).exists():
         return RunStatus(row, "interrupted", "goes on from its last checkpoint")
+    if (folder / "spec.json").exists():
+        return RunStatus(row, "interrupted", "starts again: it had no checkpoint yet")
     return RunStatus(row, "waiting")
 
 
@@ -80,40 +113,40 @@ class Checked:
     lines: tuple[str, ...]
 
 
-def check(study: StudySpec, where: str = "") -> Checked:
+def check(study: StudySpec, where: str = "", device: str = "auto") -> Checked:
     """Look at everything that a study needs before anything is trained.
 
-    Opens every data set, splits it, finds every weights file, and builds every network without memory (on torch's
-    `meta` device) to see that its blocks have the names that the arms use.
+    Opens and splits every data set, measures the metric on made-up predictions, finds and reads every weights file,
+    builds every network and initialises it as each arm says.
 
     Raises:
         SpecError: everything that is wrong, at once.
     """
-    problems: list[str] = []
+    problems = device_problems(study, device)
     lines: list[str] = []
-    infos: dict[DataSpec, tuple[int, int, int]] = {}
+    splits: dict[DataSpec, Split] = {}
     named = [("data", study.data)] + [(f"sources.{name}.data", source.data) for name, source in study.sources.items()]
     for path, data in named:
         try:
-            dataset = open_data(data)
-            split = split_data(data, dataset)
+            split = splits[data] = split_data(data, open_data(data))
         except TransfuseError as error:
             problems.append(f"{path}: {error}")
             continue
-        info = dataset.info
-        infos[data] = (len(info.classes), info.channels, dataset.size)
+        info = split.test.dataset.info
         parts = f"{len(split.train)} train, {len(split.val)} val, {len(split.test)} test"
-        lines.append(f"{path}: {info.name}, {len(dataset)} images at {dataset.size} px, {parts}; {info.task}")
-    for path, model, data, arms in _networks(study):
-        try:
-            if model.weights is not None and not model.weights.startswith("run:"):
-                weights_sha256(model.weights, data.root)
-        except TransfuseError as error:
-            problems.append(f"{path}.weights: {error}")
-        if data in infos:
-            problems += _block_problems(path, model, infos[data], arms)
+        count, size = len(split.test.dataset), split.test.dataset.size
+        lines.append(f"{path}: {info.name}, {count} images at {size} px, {parts}; {info.task}")
+    if study.data in splits:
+        problems += metric_problems("metric", study.metric, splits[study.data].test)
+        problems += metric_problems("train.monitor", study.train.monitor or study.metric, splits[study.data].val)
+    for name, source in study.sources.items():
+        if source.data in splits:
+            problems += metric_problems(
+                f"sources.{name}.train.monitor", source.train.monitor or "loss", splits[source.data].val
+            )
+    problems += network_problems(study, splits)
     if problems:
-        raise SpecError(problems, where)
+        raise SpecError(list(dict.fromkeys(problems)), where)
     runs = plan(study)
     roles = Counter(run.role for run in runs)
     distinct = len({run.run_id for run in runs})
@@ -123,31 +156,3 @@ def check(study: StudySpec, where: str = "") -> Checked:
         + (f"; {distinct} different ones" if distinct < len(runs) else "")
     )
     return Checked(runs, tuple(lines))
-
-
-def _networks(study: StudySpec) -> list[tuple[str, ModelSpec, DataSpec, dict[str, Any]]]:
-    found = [(f"models.{label}", model, study.data, dict(study.arms)) for label, model in study.models.items()]
-    for name, source in study.sources.items():
-        if source.model is not None:
-            found.append((f"sources.{name}.model", source.model, source.data, {name: source.init}))
-    return found
-
-
-def _block_problems(path: str, model: ModelSpec, info: tuple[int, int, int], arms: dict[str, Any]) -> list[str]:
-    from transfuse.models import blocks_of, create_model
-
-    classes, channels, size = info
-    try:
-        network = create_model(
-            model.name, classes=classes, channels=channels, image_size=size, padding=model.padding, device="meta"
-        )
-    except TransfuseError as error:
-        return [f"{path}: {error}"]
-    problems = []
-    for arm, init in arms.items():
-        for name in ("depth", "freeze"):
-            try:
-                blocks_of(network, init.level).depth(getattr(init, name))
-            except BlocksError as error:
-                problems.append(f"arms.{arm}.{name} with {path}: {error}")
-    return problems

@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from transfuse.errors import StoreError, TransfuseError
-from transfuse.results.store import RunRecord, Store, write_json, write_table
+from transfuse.errors import DataError, StoreError, TransfuseError
+from transfuse.results.store import RunRecord, Store, write_json, write_table, write_weights
 from transfuse.study.events import Ended, Failed, Note, Started, Tell, Validated
 from transfuse.study.expand import PlannedRun
 from transfuse.study.measure import contiguous, environment, facts, history_table, recipe_of, test, total_steps
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from transfuse.data import Split
     from transfuse.models import Blocks
     from transfuse.training import Epoch
+
+CHECKPOINT = "last.ckpt"
 
 
 def do_run(run: PlannedRun, tell: Tell, *, root: Path, device: str = "auto") -> None:
@@ -41,6 +43,8 @@ def do_run(run: PlannedRun, tell: Tell, *, root: Path, device: str = "auto") -> 
             began = time.monotonic()
             record = store.record(run.run_id) or _do(run, store, device, tell)
             tell(Ended(run.run_id, run.title, record.status, record.reason, time.monotonic() - began))
+    except (BrokenPipeError, ConnectionResetError):
+        raise  # nobody listens any more: the study was stopped, the run was not at fault
     except Exception as error:  # the study goes on without this run
         message = str(error) if isinstance(error, TransfuseError) else f"{type(error).__name__}: {error}"
         failure = {"title": run.title, "message": message, "traceback": traceback.format_exc()}
@@ -52,8 +56,6 @@ def do_run(run: PlannedRun, tell: Tell, *, root: Path, device: str = "auto") -> 
 
 
 def _do(run: PlannedRun, store: Store, device: str, tell: Tell) -> RunRecord:
-    from safetensors.torch import save_file
-
     from transfuse.inits import initialise_
     from transfuse.models import blocks_of, create_model, freeze_
     from transfuse.training import Diverged, fit
@@ -63,6 +65,11 @@ def _do(run: PlannedRun, store: Store, device: str, tell: Tell) -> RunRecord:
     write_json(folder / "spec.json", {"identity": spec.identity(), "names": run.row()})
     write_json(folder / "environment.json", environment(device, spec.train.threads))
     dataset = open_data(spec.data)
+    if dataset.info.fingerprint != spec.fingerprint:
+        raise DataError(
+            f"the data {spec.data.name!r} changed after planning (fingerprint {spec.fingerprint[:12]} then, "
+            f"{dataset.info.fingerprint[:12]} now); start the study again to plan it on the data as they are"
+        )
     split = split_data(spec.data, dataset)
     model = create_model(
         spec.model.name,
@@ -93,8 +100,9 @@ def _do(run: PlannedRun, store: Store, device: str, tell: Tell) -> RunRecord:
         if spec.init.norm_statistics == "frozen":
             frozen_check = partial(_frozen_output, blocks=blocks, depth=spec.init.freeze, batch=_some_images(split))
     outputs = ["spec.json", "environment.json", "initial.safetensors", "history.parquet"]
-    save_file(contiguous(model), folder / "initial.safetensors")
-    tell(Started(run.run_id, run.title, total_steps(spec, split)))
+    write_weights(folder / "initial.safetensors", contiguous(model))
+    again = (folder / "checkpoints" / CHECKPOINT).exists()
+    tell(Started(run.run_id, run.title, total_steps(spec, split), again))
     epochs: list[Epoch] = []
     diverged = ""
     metrics: dict[str, float | None] = {}
@@ -118,7 +126,7 @@ def _do(run: PlannedRun, store: Store, device: str, tell: Tell) -> RunRecord:
             diverged = str(error)
         write_table(folder / "history.parquet", history_table(epochs))
         if not diverged:
-            save_file(contiguous(model), folder / "best.safetensors")
+            write_weights(folder / "best.safetensors", contiguous(model))
             predictions, metrics = test(model, split, spec, device)
             write_table(folder / "predictions.parquet", predictions)
             outputs += ["best.safetensors", "predictions.parquet"]
@@ -128,7 +136,7 @@ def _do(run: PlannedRun, store: Store, device: str, tell: Tell) -> RunRecord:
         reason=diverged or epochs[-1].stop_reason or "",
         facts=facts(spec, model, transfer, dataset, split, epochs, time.monotonic() - began),
         metrics=metrics,
-        notes=(*dataset.notes, *split.notes),
+        notes=tuple(dict.fromkeys((*dataset.notes, *split.notes))),
         transfer=tuple(transfer.rows()),
     )
     record = store.finish(record, outputs)

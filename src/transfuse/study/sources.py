@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from transfuse.errors import StoreError
+from transfuse.errors import StoreError, TransferError
 from transfuse.results.store import Store
 from transfuse.specs import DataSpec, RunSpec
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from transfuse.data import Dataset, Split
+    from transfuse.models.weights import WeightsFile
 
 _OPEN = tuple(
     field.name
@@ -53,19 +54,36 @@ def fingerprint(spec: DataSpec) -> str:
 @cache
 def weights_sha256(source: str, root: str | None) -> str:
     """The SHA-256 of a weights file or of a timm tag's file."""
+    return _find(source, root).sha256
+
+
+def read_source(source: str, root: str | None) -> dict[str, Tensor]:
+    """The tensors of a weights file or of a timm tag's file."""
+    from transfuse.models.weights import read_weights
+
+    return read_weights(_find(source, root).path)
+
+
+def _find(source: str, root: str | None) -> WeightsFile:
     from transfuse.models.weights import find_weights
 
-    return find_weights(source, Path(root) if root else None).sha256
+    return find_weights(source, Path(root) if root else None)
 
 
 def source_weights(spec: RunSpec, store: Store) -> dict[str, Tensor] | None:
     """The weights that a run starts from; None for a random start."""
-    from transfuse.models.weights import find_weights, read_weights
+    from transfuse.models.weights import read_weights
 
     if not spec.init.needs_weights or spec.model.weights is None:
         return None
     if spec.source_run is None:
-        return read_weights(find_weights(spec.model.weights, Path(spec.data.root) if spec.data.root else None).path)
+        file = _find(spec.model.weights, spec.data.root)
+        if file.sha256 != spec.weights_sha256:
+            raise TransferError(
+                f"the weights {str(file.path)!r} changed after planning; start the study again to plan it on "
+                "the weights as they are"
+            )
+        return read_weights(file.path)
     path = store.run_folder(spec.source_run) / "best.safetensors"
     if not path.exists():
         raise StoreError(

@@ -1,0 +1,114 @@
+"""One run: what goes wrong is recorded and told, and nothing is recorded under a wrong name."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from transfuse.results.store import Store
+from transfuse.specs import StudySpec
+from transfuse.study import sources
+from transfuse.study.events import Ended, Event, Failed, Started, Validated
+from transfuse.study.plan import plan
+from transfuse.study.run import do_run
+
+MakeStudy = Callable[..., StudySpec]
+
+
+@pytest.fixture(autouse=True)
+def _fresh_look_ups() -> Iterator[None]:
+    sources.fingerprint.cache_clear()
+    sources.weights_sha256.cache_clear()
+    yield
+    sources.fingerprint.cache_clear()
+    sources.weights_sha256.cache_clear()
+
+
+def test_a_run_tells_what_it_does_and_leaves_its_files(make_study: MakeStudy, tmp_path: Path) -> None:
+    run, events = plan(make_study())[0], list[Event]()
+    do_run(run, events.append, root=tmp_path, device="cpu")
+    assert [type(event) for event in events] == [Started, Validated, Validated, Ended]
+    record = Store(tmp_path).record(run.run_id)
+    assert record is not None
+    assert record.status == "finished"
+    assert set(record.files) == {
+        "spec.json",
+        "environment.json",
+        "initial.safetensors",
+        "history.parquet",
+        "best.safetensors",
+        "predictions.parquet",
+    }
+    assert 0 <= (record.metrics["auroc"] or 0) <= 1
+    assert not (Store(tmp_path).run_folder(run.run_id) / "checkpoints").exists()
+
+
+def test_a_finished_run_is_not_done_again(make_study: MakeStudy, tmp_path: Path) -> None:
+    run, events = plan(make_study())[0], list[Event]()
+    do_run(run, lambda event: None, root=tmp_path, device="cpu")
+    do_run(run, events.append, root=tmp_path, device="cpu")
+    assert [type(event) for event in events] == [Ended]
+
+
+def test_data_that_changed_after_planning_are_refused(make_study: MakeStudy, tiny_npz: Path, tmp_path: Path) -> None:
+    path = tmp_path / "data.npz"
+    shutil.copy(tiny_npz, path)
+    run, events = plan(make_study(data={"name": str(path), "size": 16}))[0], list[Event]()
+    arrays = dict(np.load(path))
+    arrays["train_images"] = arrays["train_images"][::-1]
+    np.savez(path, **arrays)
+    do_run(run, events.append, root=tmp_path / "out", device="cpu")
+    (failed,) = events
+    assert isinstance(failed, Failed)
+    assert "changed after planning" in failed.message
+    assert "start the study again" in failed.message
+    assert Store(tmp_path / "out").record(run.run_id) is None
+    assert Store(tmp_path / "out").failure(run.run_id) is not None
+
+
+def test_a_full_disk_names_the_file_and_the_cure(make_study: MakeStudy, tmp_path: Path) -> None:
+    run, events = plan(make_study())[0], list[Event]()
+    sources.open_data(run.spec.data).pixels()  # so that only results are written below
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        do_run(run, events.append, root=tmp_path, device="cpu")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    (failed,) = events
+    assert isinstance(failed, Failed)
+    assert "cannot write" in failed.message
+    assert "initial.safetensors" in failed.message
+    assert not list(tmp_path.rglob("*.part"))
+    do_run(run, events.append, root=tmp_path, device="cpu")
+    assert isinstance(events[-1], Ended)
+
+
+def test_a_listener_that_is_gone_is_no_fault_of_the_run(make_study: MakeStudy, tmp_path: Path) -> None:
+    run = plan(make_study())[0]
+
+    def gone(event: Event) -> None:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        do_run(run, gone, root=tmp_path, device="cpu")
+    assert Store(tmp_path).failure(run.run_id) is None
+
+
+def test_a_failure_keeps_its_traceback(make_study: MakeStudy, tmp_path: Path) -> None:
+    run, events = plan(make_study())[0], list[Event]()
+    broken = replace(run, spec=replace(run.spec, model=replace(run.spec.model, name="cbr_nosuch")))
+    do_run(broken, events.append, root=tmp_path, device="cpu")
+    failure = Store(tmp_path).failure(run.run_id)
+    assert failure is not None
+    assert "cbr_nosuch" in failure["message"]
+    assert "Traceback" in failure["traceback"]
