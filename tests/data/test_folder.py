@@ -34,6 +34,39 @@ def test_official_parts_under_their_usual_names(class_folders: Write, tmp_path: 
     assert dataset.info.classes == ("a", "b")
 
 
+def test_folders_beside_the_parts_are_no_classes(class_folders: Write, tmp_path: Path) -> None:
+    for place in ("set/train", "set/test", "set/set/train"):  # the usual archive of the Kaggle pneumonia set
+        class_folders(("a", "b"), count=3, root=place)
+    with pytest.raises(DataError, match=r"holds the parts test, train and beside them set, .*Cure: move the other"):
+        open_dataset(str(tmp_path / "set"))
+
+
+def test_a_file_that_could_not_be_read_is_tried_again(class_folders: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, read = class_folders(), Path.read_bytes
+
+    def denied(path: Path) -> bytes:
+        if path.name == "03.png":
+            raise PermissionError(13, "Permission denied")
+        return read(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", denied)
+        assert len(open_dataset(str(root), bad_images="exclude")) == 18
+    assert len(open_dataset(str(root), bad_images="exclude")) == 20  # chmod does not change a file's time
+
+
+def test_few_images_are_in_memory_at_once(class_folders: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transfuse.data import files
+
+    read, decode = [], files.decode
+    monkeypatch.setattr(files.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(files, "decode", lambda data: read.append(1) or decode(data))
+    dataset = open_dataset(str(class_folders(count=40)))
+    for taken, _ in enumerate(dataset._images.arrays(), start=1):
+        assert len(read) <= taken + 8  # 4 a thread; at 256 images of 20 MB a machine's memory is full
+    assert len(read) == taken == 80
+
+
 def test_hidden_files_and_other_files_are_passed_over(class_folders: Write) -> None:
     root = class_folders()
     (root / "normal" / "._00.png").write_bytes(b"mac")

@@ -88,6 +88,46 @@ def test_images_by_name_below_the_folder_and_by_longer_paths(
         open_dataset(str(path))
 
 
+def test_a_missing_image_is_never_that_of_another_patient(write_table: Write) -> None:
+    path = write_table(("image", "label"), [("p2/s/scan.png", "a"), ("p3/x.png", "b")])
+    path.write_text("image,label\np1/s/scan.png,a\np2/s/scan.png,b\np3/x.png,a\np4/x.png,b\n")
+    with pytest.raises(
+        DataError, match=r"(?s)2 images cannot be used:.*p1/s/scan\.png: does not exist.*p4/x\.png: does not exist"
+    ):
+        open_dataset(str(path))
+    dataset = open_dataset(str(path), bad_images="exclude")
+    assert [item.sample_id for item in dataset.exclusions] == ["p1/s/scan.png", "p4/x.png"]
+    assert dataset.sample_ids == ("p2/s/scan.png", "p3/x.png")
+
+
+def test_two_rows_never_share_a_file(write_table: Write) -> None:
+    path = write_table(("image", "label"), [("scan.png", "a"), ("x.png", "b")])
+    path.write_text("image,label\np1/scan.png,a\np2/scan.png,b\nx.png,a\n")
+    with pytest.raises(
+        DataError, match=r"1 image file\(s\) would serve several rows: .*scan\.png \('p1/scan\.png', 'p2/scan\.png'\)"
+    ):
+        open_dataset(str(path))
+
+
+def test_a_decimal_comma_between_semicolons(write_table: Write) -> None:
+    path = write_table(("image", "label", "pid"), ROWS)
+    path.write_text("image;label;age\n0.png;a;1,5\n1.png;b;2,5\n")
+    assert open_dataset(str(path)).info.classes == ("a", "b")
+
+
+@pytest.mark.parametrize("column", ["Patient ID", "PatientID", "patient-id"])
+def test_usual_spellings_of_the_patient_column(write_table: Write, column: str) -> None:
+    dataset = open_dataset(str(write_table(("image", "label", column), ROWS)))
+    assert len(set(dataset.patient_ids)) == 4
+
+
+@pytest.mark.parametrize("negative", ["non-COVID", "No COVID", "not_covid"])
+def test_the_denial_of_a_class_is_the_negative_one(write_table: Write, negative: str) -> None:
+    dataset = open_dataset(str(write_table(("image", "label"), [("a.png", "COVID"), ("b.png", negative)])))
+    assert dataset.info.classes == (negative, "COVID")
+    assert dataset.targets.tolist() == [1, 0]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -73,6 +73,10 @@ def test_damaged_and_foreign_files(tmp_path: Path, state: dict[str, Tensor]) -> 
     for name in ("cut.pth", "empty.pt", "text.pth"):
         with pytest.raises(TransferError, match=rf"{name} is"):
             read_weights(tmp_path / name)
+    for content in (b".", b"\x80\x02G", b"\x80\x02h\x07."):  # IndexError, struct.error, KeyError in torch.load
+        (tmp_path / "broken.pth").write_bytes(content)
+        with pytest.raises(TransferError, match=r"broken.pth is not a readable checkpoint .*copy it again"):
+            read_weights(tmp_path / "broken.pth")
     torch.save({"epoch": 3, "loss": 0.5}, tmp_path / "log.pth")
     with pytest.raises(
         TransferError, match=r"log.pth holds the entries epoch, loss, not a state dict.*model.state_dict"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -17,7 +18,7 @@ from transfuse.data.images import EXTENSIONS, ImageFacts, decode, inspect_image,
 from transfuse.data.records import Exclusion
 from transfuse.errors import DataError
 
-_CHUNK = 256  # files that are in memory at once
+_AHEAD = 4  # files a thread that are read before they are asked for: large images, so few
 T = TypeVar("T")
 
 
@@ -114,6 +115,8 @@ def _restored(row: Sequence) -> ScannedFile:
 def _enough(row: object, verify: bool) -> bool:
     if not isinstance(row, list) or len(row) != 4:
         return False
+    if not row[1]:
+        return False  # it could not be read at all (permissions, a network drive): that may have been mended
     return bool(row[0]) or row[3] >= 0 or not verify
 
 
@@ -146,9 +149,15 @@ def _decode_unchanged(job: tuple[str, str]) -> np.ndarray | str:
 
 def _parallel(function: Callable[..., T], jobs: Sequence) -> Iterator[T]:
     """Results in order, a few threads (Pillow and hashing release the interpreter lock), bounded memory."""
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        for start in range(0, len(jobs), _CHUNK):
-            yield from pool.map(function, jobs[start : start + _CHUNK])
+    workers = min(8, os.cpu_count() or 1)
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        waiting: deque[Future[T]] = deque()
+        for job in jobs:
+            waiting.append(pool.submit(function, job))
+            if len(waiting) >= workers * _AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def channels_and_white(files: Sequence[ScannedFile]) -> tuple[int, int]:

@@ -16,11 +16,19 @@ def read_folder(root: Path, *, bad_images: str, fit: str, cache: Path) -> Record
     """Read a folder of class folders; a sample's id is its path below `root`.
 
     Raises:
-        DataError: no class folders, a single class, a class folder without images, or images that cannot be used.
+        DataError: no class folders, a single class, a class folder without images, other folders beside those of an
+            official split, or images that cannot be used.
     """
     folders = _visible_folders(root)
     part_folders = {folder: PART_NAMES[folder.name.lower()] for folder in folders if folder.name.lower() in PART_NAMES}
     official = bool(part_folders) and len(part_folders) == len(folders)
+    others = [folder.name for folder in folders if folder not in part_folders]
+    if others and {"train", "test"} <= set(part_folders.values()):
+        raise DataError(
+            f"{root} holds the parts {listed([folder.name for folder in part_folders])} and beside them "
+            f"{listed(others)}, so the parts would count as classes. Cure: move the other folders elsewhere, or give "
+            "the path of the folder that holds the classes."
+        )
     rows: list[tuple[str, Path, str, str]] = []  # sample id, path, class, part
     empty = []
     for folder in sorted(part_folders) if official else [root]:

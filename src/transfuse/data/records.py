@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -94,14 +95,22 @@ def order_classes(names: Iterable[str]) -> tuple[str, ...]:
 
     >>> order_classes(["10", "9", "1"]), order_classes(["malignant", "normal"]), order_classes(["pa", "ap"])
     (('1', '9', '10'), ('normal', 'malignant'), ('ap', 'pa'))
+    >>> order_classes(["DR", "No_DR"])
+    ('No_DR', 'DR')
     """
     unique = sorted(set(names))
     try:
         unique.sort(key=float)
     except ValueError:
-        if len(unique) == 2 and unique[1].lower() in _NEGATIVE and unique[0].lower() not in _NEGATIVE:
+        if len(unique) == 2 and _is_negative(unique[1], unique[0]) and not _is_negative(unique[0], unique[1]):
             unique.reverse()
     return tuple(unique)
+
+
+def _is_negative(name: str, other: str) -> bool:
+    """Whether a class is the negative one by its name alone ("healthy"), or as the other's denial ("non-COVID")."""
+    denial = rf"(no|non|not|without)[ _-]*{re.escape(other)}"
+    return name.lower() in _NEGATIVE or re.fullmatch(denial, name, re.IGNORECASE) is not None
 
 
 def positive_note(classes: tuple[str, ...], how: str) -> tuple[str, ...]:

@@ -59,7 +59,7 @@ def read_table(
     if not label_columns:
         label_columns = (_column(frame, where, "label_columns", None, LABEL_COLUMNS),)
     label_columns = tuple(_column(frame, where, "label_columns", name, ()) for name in label_columns)
-    guessed = () if patient_column else tuple(name for name in frame.columns if name.lower() in PATIENT_COLUMNS)
+    guessed = () if patient_column else tuple(name for name in frame.columns if _plain(name) in PATIENT_COLUMNS)
     if patient_column or guessed:
         patient_column = _column(frame, where, "patient_column", patient_column or guessed[0], ())
     if part_column:
@@ -118,9 +118,9 @@ def _read_frame(path: Path) -> pd.DataFrame:
             frame = frame.astype(object).where(frame.notna(), "").map(str)
         else:
             separator = "\t" if path.suffix.lower() == ".tsv" else ","
+            if separator == "," and _is_semicolon_separated(path):
+                separator = ";"
             rows = _rows(path, separator)
-            if rows and len(rows[0]) == 1 and ";" in rows[0][0]:  # spreadsheets write it where the comma is decimal
-                rows = _rows(path, ";")
             if not rows:
                 raise DataError(f"{path} is empty. Expected a header line and one row an image.")
             frame = pd.DataFrame(rows[1:], columns=rows[0], dtype=object)
@@ -134,6 +134,13 @@ def _read_frame(path: Path) -> pd.DataFrame:
     for name in frame.columns[frame.columns.duplicated()]:
         raise DataError(f"{path}: the column name {name!r} occurs more than once. Cure: rename one of them.")
     return frame.map(str.strip)
+
+
+def _is_semicolon_separated(path: Path) -> bool:
+    """Whether the header says so: spreadsheets write ";" where the comma is decimal, so the rows may hold commas."""
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        header = next((row for row in csv.reader(file) if any(cell.strip() for cell in row)), [])
+    return len(header) == 1 and ";" in header[0]
 
 
 def _rows(path: Path, separator: str) -> list[list[str]]:
@@ -151,6 +158,11 @@ def _rows(path: Path, separator: str) -> list[list[str]]:
                 )
             rows.append(row)
     return rows
+
+
+def _plain(name: str) -> str:
+    """A column name in small letters, with "_" for spaces and hyphens ("Patient ID" of ChestX-ray14)."""
+    return name.lower().replace(" ", "_").replace("-", "_")
 
 
 def _column(frame: pd.DataFrame, where: str, argument: str, name: str | None, guesses: Sequence[str]) -> str:
@@ -256,19 +268,19 @@ def _parts(frame: pd.DataFrame, where: str, column: str) -> np.ndarray:
 def find_images(folder: Path, names: Sequence[str]) -> list[Path]:
     """The file of each name: relative to `folder`; less leading folders; else the only file below of that name or stem.
 
+    The last is for bare names: `p1/image.png` that is missing must not become the image of `p2`.
+
     Raises:
-        DataError: a name without its folder or extension fits several files.
+        DataError: a name without its folder or extension fits several files, or several names lead to one file.
     """
     direct = [_direct(folder, name) for name in names]
-    if all(path is not None for path in direct):
-        return [path for path in direct if path is not None]
     below: dict[str, list[Path]] = {}
-    for file in image_files_below(folder):
+    for file in image_files_below(folder) if None in direct else ():
         below.setdefault(file.name, []).append(file)
         below.setdefault(file.stem, []).append(file)
     found = []
     for name, path in zip(names, direct, strict=True):
-        fitting = [path] if path else below.get(Path(name).name, [])
+        fitting = [path] if path else below.get(name, [])
         if len(fitting) > 1:
             raise DataError(
                 f"The image {name!r} fits {len(fitting)} files below {folder}: "
@@ -276,7 +288,21 @@ def find_images(folder: Path, names: Sequence[str]) -> list[Path]:
                 "Cure: write paths relative to the table into the image column."
             )
         found.append(fitting[0] if fitting else folder / name)
+    _refuse_shared(names, found)
     return found
+
+
+def _refuse_shared(names: Sequence[str], paths: Sequence[Path]) -> None:
+    """Raise a DataError that lists files to which several names lead."""
+    leading: dict[Path, list[str]] = {}
+    for name, path in zip(names, paths, strict=True):
+        leading.setdefault(path, []).append(name)
+    shared = [f"{path} ({', '.join(map(repr, several))})" for path, several in leading.items() if len(several) > 1]
+    if shared:
+        raise DataError(
+            f"{len(shared)} image file(s) would serve several rows: {listed(shared, 3)}. Cure: write paths relative "
+            "to the table into the image column, and remove rows without an image."
+        )
 
 
 def _direct(folder: Path, name: str) -> Path | None:

@@ -100,7 +100,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             f"({_first_line(error)}). Where you trust it, convert it once: "
             "safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')."
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
+    except Exception as error:  # a damaged pickle raises nearly anything: IndexError, KeyError, struct.error, ...
         raise TransferError(f"{path} is not a readable checkpoint ({_first_line(error)}): copy it again.") from error
     return rename(_unwrap(content, path))
 

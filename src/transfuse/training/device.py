@@ -71,7 +71,7 @@ class Runtime:
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """The module to call in a training step: `model`, on the device, or its data-parallel wrapper."""
-        model.to(self.device, memory_format=torch.channels_last)
+        model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
         if self.processes == 1:
             return model
         device_ids = [self.device] if self.device.type == "cuda" else None
