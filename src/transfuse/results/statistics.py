@@ -291,9 +291,10 @@ def _verdict(
         return "undecided", caveats
     single = (study.seeds_a == 1) + (study.seeds_b == 1)
     if single:
+        which = "Both arms have" if single == 2 else "One of the arms has"
         caveats.append(
-            f"{'Both arms have' if single == 2 else 'One of the arms has'} one seed, so how much training varies is unknown: the interval does "
-            "not cover it and no verdict would hold its error rate. Train at least 3 seeds an arm."
+            f"{which} one seed, so how much training varies is unknown: the interval does not cover it and no verdict "
+            "would hold its error rate. Train at least 3 seeds an arm."
         )
         return "undecided", caveats
     if -study.margin < inner[0] and inner[1] < study.margin:
