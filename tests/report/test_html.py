@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,8 +14,8 @@ import pandas as pd
 import pytest
 
 from transfuse.errors import StoreError
-from transfuse.report import html
 from transfuse.report.html import Contents, render, write_report
+from transfuse.results import store
 
 VOID = {"meta", "link", "img", "br", "input", "hr"}
 
@@ -180,6 +182,54 @@ def test_failures_are_rows(build: Callable[..., Contents]) -> None:
     assert "1 run failed and left no result (random, seed 7)" in page.text
 
 
+def test_unfinished_runs_are_no_failures(build: Callable[..., Contents]) -> None:
+    state = {"model": "cbr_small", "arm": "random", "role": "arm"}
+    failures = (
+        {**state, "seed": 7, "run_id": "dead", "state": "failed", "reason": "disk full"},
+        {**state, "seed": 8, "run_id": "open", "state": "interrupted", "reason": "goes on from its last checkpoint"},
+        {**state, "seed": 0, "run_id": "last", "state": "waiting", "role": "source", "arm": "natural", "reason": ""},
+    )
+    text, page = still(build(failures=failures, diverged=None))
+    limits = re.search(r'id="limits">.*?<ul>(.*?)</div>', text, re.DOTALL).group(1)  # type: ignore[union-attr]
+    assert limits.startswith("<li><strong>2 of 27 runs are not finished yet (1 interrupted, 1 waiting)")
+    assert "27 runs: 24 finished, 1 failed, 1 interrupted, 1 waiting" in page.text
+    rows = re.findall(r'<tr class="(\w*)"><td>(.*?)</td><td>(.*?)</td><td class="num">(\d)</td>', text)
+    assert [row for row in rows if row[0]] == [
+        ("lost", "cbr_small", "random", "7"),
+        ("open", "cbr_small", "random", "8"),
+        ("open", "cbr_small", "source natural", "0"),
+    ]
+
+
+def test_runs_without_weights_are_not_said_to_wait(build: Callable[..., Contents]) -> None:
+    contents = build(models=("net",), arms={"random": {}}, diverged=None)
+    source = {"model": "net", "arm": "natural", "role": "source", "status": "diverged", "reason": "loss is nan"}
+    runs = pd.concat([contents.runs, pd.DataFrame([source])])
+    state = {"model": "net", "arm": "pretrained", "role": "arm", "seed": 0, "state": "waiting"}
+    arms = {"random": {}, "pretrained": {"depth": "all"}}
+    _, page = still(build(models=("net",), runs=runs, failures=(state,), study={"arms": arms}))
+    assert "1 without weights" in page.text
+    assert "its source training diverged" in page.text
+    assert "waiting" not in page.text
+    assert "source natural" in page.text
+
+
+def test_a_long_list_in_a_caveat_is_set_as_a_list(build: Callable[..., Contents]) -> None:
+    note = "At 64 px some lesions are smaller than a pixel (grade 2: 25 of 25; grade 3: 14 of 15; grade 4: 20 of 26)."
+    text, page = still(build(notes=(note,)))
+    assert "smaller than a pixel:" in page.text
+    assert '<ul class="items"><li>grade 2: 25 of 25</li><li>grade 3: 14 of 15</li><li>grade 4: 20 of 26</li>' in text
+    assert page.text.count("grade 3: 14 of 15") == 1
+    assert '<a href="#limits">' in text
+
+
+def test_an_arm_without_settings_is_not_called_random(build: Callable[..., Contents]) -> None:
+    contents = build(models=("net",), diverged=None)
+    contents = replace(contents, study={**contents.study, "arms": {"random": {}}})
+    text, _ = still(contents)
+    assert "<small>weights of arm mean_var</small>" in text
+
+
 def test_the_same_contents_give_the_same_page(build: Callable[..., Contents]) -> None:
     assert render(build(), interactive=False) == render(build(), interactive=False)
 
@@ -194,10 +244,8 @@ def test_a_report_is_written_whole_or_not_at_all(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(html.os, "replace", full)
-    with pytest.raises(
-        StoreError, match=r"cannot be written to '.*report\.html' \(No space left on device\).*free some"
-    ):
+    monkeypatch.setattr(store.os, "replace", full)
+    with pytest.raises(StoreError, match=r"no space left while writing .*report\.html; .*free some"):
         write_report(contents, path, interactive=False)
     assert path.read_text(encoding="utf-8") == before
     assert [file.name for file in path.parent.iterdir()] == ["report.html"]
@@ -205,8 +253,28 @@ def test_a_report_is_written_whole_or_not_at_all(
 
 def test_a_folder_that_is_a_file(contents: Contents, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="cannot be written"):
+    with pytest.raises(StoreError, match=r"cannot write .*report\.html"):
         write_report(contents, tmp_path / "file" / "report.html", interactive=False)
+
+
+def test_a_report_is_on_the_disk_before_it_takes_its_place(
+    contents: Contents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    sync, replace = os.fsync, os.replace
+
+    def noted_sync(handle: int) -> None:
+        done.append("fsync")
+        sync(handle)
+
+    def noted_replace(old: Path, new: Path) -> None:
+        done.append("replace")
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", noted_sync)
+    monkeypatch.setattr(os, "replace", noted_replace)
+    write_report(contents, tmp_path / "report.html", interactive=False)
+    assert done[:2] == ["fsync", "replace"]
 
 
 def test_importing_the_report_is_cheap() -> None:

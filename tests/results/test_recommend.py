@@ -238,12 +238,129 @@ def test_caveats_name_what_limits_the_answer() -> None:
     text = "\n".join(recommend(study, rows, runs=runs, failures=failures, notes=("No patient ids.",)).caveats)
     assert "one source training (natural): the interval does not hold the chance of that training" in text
     assert "1 of 3 runs diverged (random, seed 1) and is missing from the averages" in text
-    assert "1 run failed and left no result (middle, seed 2)" in text
+    assert "1 run failed and left no result (middle, seed 2): disk full." in text
     assert "may not have levelled off: random (1 of 1 seeds)" in text
     assert "fundus-phantom is synthetic" in text
     assert "No patient ids." in text
     assert "In 1 of 2 comparisons: Class 2 is left out." in text
     assert "2 comparisons were made and their intervals are not widened" in text
+
+
+def missing(state: str, arm: str = "pretrained", seed: int = 0, **changes: Any) -> dict[str, Any]:
+    return {
+        "model": "small", "arm": arm, "seed": seed, "run_id": f"{arm}{seed}", "role": "arm", "state": state,
+        "reason": "", **changes,
+    }  # fmt: skip
+
+
+def test_unfinished_runs_are_the_first_caveat() -> None:
+    runs = runs_table(*((arm, seed, "finished") for arm in ("pretrained", "random") for seed in range(3)))
+    failures = [
+        missing("waiting", "middle", 0),
+        missing("waiting", "middle", 1),
+        missing("interrupted", "middle", 2, reason="goes on from its last checkpoint"),
+    ]
+    first, *rest = recommend(STUDY, [against("helps")], runs=runs, failures=failures, notes=("A note.",)).caveats
+    assert first == (
+        "3 of 9 runs are not finished yet (1 interrupted, 2 waiting): these numbers will change; "
+        "start the study again to go on."
+    )
+    assert not any("failed" in caveat for caveat in rest)
+    failures.append(missing("running", "middle", 3))
+    first = recommend(STUDY, [against("helps")], runs=runs, failures=failures).caveats[0]
+    assert first == (
+        "4 of 10 runs are not finished yet (1 running, 1 interrupted, 2 waiting): these numbers will change."
+    )
+    first = recommend(STUDY, [], failures=failures[:1]).caveats[0]
+    assert first.startswith("1 of 1 run is not finished yet (1 waiting): there are no numbers yet")
+    two = {**STUDY, "models": {"small": {}, "large": {}}}
+    assert recommend(two, [], failures=failures[:1]).caveats[0] == first
+
+
+def test_failures_show_one_reason_and_count_the_others() -> None:
+    failures = [
+        missing("failed", seed=0, reason="out of memory"),
+        missing("failed", seed=1, reason="disk full.\nTraceback"),
+        missing("failed", seed=2, reason="disk full"),
+        missing("damaged", seed=3, reason="record.json is damaged"),
+    ]
+    (caveat,) = recommend(STUDY, [against("helps")], failures=failures).caveats
+    assert caveat == (
+        "4 runs failed and left no result (pretrained, seed 0; pretrained, seed 1; pretrained, seed 2; "
+        "pretrained, seed 3): disk full (and 2 other reasons)."
+    )
+
+
+def test_a_diverged_source_takes_its_arms_along() -> None:
+    runs = runs_table(("natural", 0, "diverged"), ("random", 0, "finished"), reason=["loss is nan at step 3", ""])
+    runs["role"] = ["source", "arm"]
+    failures = [missing("waiting", arm, seed) for arm in ("pretrained", "mean_var", "middle") for seed in range(3)]
+    (caveat,) = recommend(STUDY, [], runs=runs, failures=failures).caveats
+    assert caveat == (
+        "Source training natural diverged: loss is nan at step 3; "
+        "the arms that start from it (pretrained, mean_var and middle) have no result."
+    )
+    failures.append(missing("waiting", "random", 1))
+    first, second = recommend(STUDY, [], runs=runs, failures=failures).caveats
+    assert first.startswith("1 of 12 runs is not finished yet")
+    assert second == caveat
+
+
+def test_a_failed_source_is_named_and_what_waits_for_it_may_still_come() -> None:
+    runs = runs_table(("random", 0, "finished"))
+    failures = [
+        missing("failed", "natural", role="source", reason="out of memory"),
+        missing("waiting", "pretrained"),
+        missing("failed", "mean_var", reason="its source run gave no weights"),
+    ]
+    first, second = recommend(STUDY, [], runs=runs, failures=failures).caveats
+    assert first.startswith("1 of 4 runs is not finished yet (1 waiting)")
+    assert second.startswith("Source training natural failed: out of memory; the arms that start from it (pret")
+
+
+def test_runs_of_different_machines_are_said() -> None:
+    def said(**columns: Any) -> tuple[str, ...]:
+        runs = runs_table(("random", 0, "finished"), ("pretrained", 0, "finished"), ("natural", 0, "finished"))
+        runs["role"] = ["arm", "arm", "source"]
+        return recommend(STUDY, [against("helps")], runs=runs.assign(**columns)).caveats
+
+    tail = "their last digits, and rarely more, differ by that."
+    assert said(device=["cpu", "cuda", "cpu"]) == (f"The runs come from different devices (cpu, cuda): {tail}",)
+    assert said(device="cpu", torch=["2.12.0", "2.13.0", None]) == (
+        f"The runs come from different versions of torch (2.12.0, 2.13.0): {tail}",
+    )
+    (both,) = said(device=["cpu", "mps", "cpu"], torch=["2.12.0", "2.13.0", None])
+    assert "different devices (cpu, mps) and versions of torch (2.12.0, 2.13.0)" in both
+    assert said(device=["cpu", "cpu", "cuda"], torch=["2.13.0", None, "2.12.0"]) == ()
+
+
+def test_a_frozen_arm_is_no_plain_transfer() -> None:
+    study = {**STUDY, "arms": {"random": {}, "frozen": {"depth": "all", "freeze": "all"}, **ARMS}}
+    rows = [
+        against("hurts", "frozen", difference=-0.05, low=-0.08, high=-0.02),
+        against("helps", "frozen", "mean_var"),
+        against("equivalent", "middle", "frozen"),
+        against("undecided", **UNSURE),
+    ]
+    said = recommend(study, rows)
+    assert said.headline == "Can't tell whether pretrained weights help."
+    assert said.reasons == ("Frozen pretrained weights hurt (−0.050, 95 % interval −0.080 to −0.020).",)
+    rows = [against("undecided", "frozen", **UNSURE), against("undecided", "middle", **UNSURE)]
+    assert recommend(study, rows).headline == "Can't tell whether pretrained weights up to the middle help."
+
+
+def test_a_run_that_diverged_before_its_first_validation_never_arrived() -> None:
+    runs = runs_table(("random", 0, "finished"), ("random", 1, "diverged"), ("random", 2, "diverged"))
+    history = pd.DataFrame(
+        [("r0", 10, "val", "auroc", 0.9), ("r1", 5, "train", "loss", 9.0)],
+        columns=["run_id", "step", "split", "quantity", "value"],
+    )
+    (speed,) = arms.steps_to_threshold(runs, history, "auroc", 0.85)
+    assert dict(speed.seeds) == {0: 10, 1: None, 2: None}
+    assert (speed.median, speed.never) == (None, 2)
+    (speed,) = arms.steps_to_threshold(runs[1:], pd.DataFrame(), "auroc", 0.85)
+    assert speed.never == 2
+    assert arms.steps_to_threshold(runs, history, "kappa", 0.85)[0].seeds == {1: None, 2: None}
 
 
 def test_a_clean_study_has_no_invented_caveats() -> None:
@@ -263,7 +380,19 @@ def test_shared_caveats_are_said_once() -> None:
 @pytest.mark.parametrize(
     ("settings", "kind", "words"),
     [
-        ({"depth": "all", "freeze": "all"}, arms.FULL, "frozen pretrained weights"),
+        ({"depth": "all", "freeze": 0, "overrides": {}}, arms.FULL, "pretrained weights"),
+        ({"depth": "all", "freeze": "all"}, arms.OTHER, "frozen pretrained weights"),
+        (
+            {"depth": "all", "freeze": "middle"},
+            arms.OTHER,
+            "pretrained weights with the blocks up to the middle frozen",
+        ),
+        ({"depth": "all", "freeze": 2}, arms.OTHER, "pretrained weights with the blocks up to block 2 frozen"),
+        ({"depth": "middle", "freeze": "middle"}, arms.OTHER, "frozen pretrained weights up to the middle"),
+        ({"depth": 2, "freeze": "all"}, arms.OTHER, "pretrained weights up to block 2 with every block frozen"),
+        ({"depth": 0, "freeze": "all"}, arms.OTHER, "frozen random weights"),
+        ({"rest": "mean_var", "freeze": "all"}, arms.OTHER, "frozen Mean Var weights"),
+        ({"depth": "all", "overrides": {"stem": "random"}}, arms.OTHER, "weights of arm x"),
         ({"depth": "layer2", "rest": "mean_var"}, arms.PARTIAL, "pretrained weights up to layer2 and mean var above"),
         ({"depth": 2}, arms.PARTIAL, "pretrained weights up to block 2"),
         ({"rest": "shuffled"}, arms.OTHER, "shuffled pretrained weights"),

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -15,12 +13,12 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from transfuse.errors import StoreError
-from transfuse.report import figures, tables
+from transfuse.report import data_facts, figures, tables
 from transfuse.report.palette import DARK, LIGHT, PAGE, Style, arm_styles
-from transfuse.results import arms, phrases
+from transfuse.results import arms, caveats, phrases
 from transfuse.results.arms import ArmComparison, ArmEstimate
 from transfuse.results.recommend import Recommendation
+from transfuse.results.store import replacing
 
 if TYPE_CHECKING:
     import altair
@@ -43,7 +41,7 @@ class Contents:
         notes: sentences about the data.
         environment: versions, machine, threads; nested as wished.
         samples: sample images as (caption, bytes of a PNG file).
-        failures: attempts without a result: model, arm, seed, reason, run_id.
+        failures: runs without a record, as `recommend` takes them.
     """
 
     study: Mapping[str, Any]
@@ -78,17 +76,8 @@ def write_report(contents: Contents, path: str | Path, *, interactive: bool = Tr
     """
     path = Path(path)
     page = render(contents, interactive=interactive)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as part:
         part.write_text(page, encoding="utf-8")
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True) if path.parent.is_dir() else None
-        raise StoreError(
-            f"The report cannot be written to {str(path)!r} ({error.strerror or error}); "
-            "expected a file in a folder with room and write access: free some space or name another path"
-        ) from error
     return path
 
 
@@ -98,7 +87,7 @@ def render(contents: Contents, *, interactive: bool = True) -> str:
     settings = {str(arm): dict(value or {}) for arm, value in (study.get("arms") or {}).items()}
     seen = [*(row.arm for row in contents.estimates), *(row.arm for row in contents.comparisons)]
     for arm in [*seen, *(arms.arm_runs(contents.runs)["arm"].astype(str) if len(contents.runs) else ())]:
-        settings.setdefault(arm, {})
+        settings.setdefault(arm, {"overrides": "unknown"})
     baseline = str(study.get("baseline") or next(iter(settings), ""))
     styles = arm_styles(settings, baseline)
     metric = str(study.get("metric") or "auroc")
@@ -115,7 +104,15 @@ def render(contents: Contents, *, interactive: bool = True) -> str:
         dict.fromkeys([*map(str, study.get("models") or {}), *(part.model for part in contents.recommendation.models)])
     )
     metrics = tables.test_metrics(contents.runs, metric)
-    run_rows = tables.run_rows(contents.runs, metrics, contents.failures)
+    never = caveats.never_coming(study, contents.runs, contents.failures)
+    missing = [
+        {**run, "state": "without weights", "reason": "its source training diverged"}
+        if (run.get("model"), run.get("arm")) in never
+        else run
+        for run in contents.failures
+    ]
+    run_rows = tables.run_rows(contents.runs, metrics, missing)
+    first = caveats.unfinished(study, contents.runs, contents.failures)
     spec = str(study.get("spec") or "")
     name = str(study.get("name") or "study")
     template = _environment().get_template("report.html.j2")
@@ -124,6 +121,7 @@ def render(contents: Contents, *, interactive: bool = True) -> str:
         name=name,
         title=str(study.get("title") or name),
         recommendation=contents.recommendation,
+        caveats=[(caveat in first, *tables.parted(caveat)) for caveat in contents.recommendation.caveats],
         metric=phrases.metric_name(metric),
         margin=study.get("margin"),
         threshold=threshold,
@@ -151,13 +149,13 @@ def render(contents: Contents, *, interactive: bool = True) -> str:
         speeds=speeds,
         metrics=[phrases.metric_name(each) for each in metrics],
         runs=run_rows,
+        open_states=caveats.OPEN_STATES,
+        run_states=tables.states(run_rows),
         many_runs=len(run_rows) > MANY_RUNS,
         samples=tables.grouped(contents.samples),
-        data_facts=[
-            *tables.facts(study.get("data") or {}, skip=("root",)),
-            *tables.counts(contents.predictions, contents.runs),
-        ],
-        notes=contents.notes,
+        data_facts=data_facts.lines(study.get("data") or {}, tables.counts(contents.predictions, contents.runs)),
+        notes=[tables.parted(note) for note in contents.notes if note not in contents.recommendation.caveats],
+        noted=any(note in contents.recommendation.caveats for note in contents.notes),
         environment=tables.facts(contents.environment),
         spec=spec,
         spec_link=f"data:text/yaml;charset=utf-8,{quote(spec)}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -120,14 +121,13 @@ def test_metrics(runs: pd.DataFrame, first: str) -> list[str]:
 
 
 def run_rows(runs: pd.DataFrame, metrics: Sequence[str], failures: Sequence[Mapping[str, Any]]) -> list[RunRow]:
-    """One row a run, source trainings and failed attempts included."""
+    """One row a run, source trainings and runs without a record included."""
     rows = []
     for run in runs.to_dict("records"):
-        source = run.get("role") == "source"
         rows.append(
             RunRow(
                 model=str(run.get("model", "")),
-                arm="source training" if source else str(run.get("arm", "")),
+                arm=_arm(run),
                 seed=_whole(run.get("seed")),
                 status=str(run.get("status", "")),
                 metrics=tuple(_metric(run.get(f"test_{name}")) for name in metrics),
@@ -144,9 +144,9 @@ def run_rows(runs: pd.DataFrame, metrics: Sequence[str], failures: Sequence[Mapp
         rows.append(
             RunRow(
                 model=str(failure.get("model", "")),
-                arm=str(failure.get("arm", "")),
+                arm=_arm(failure),
                 seed=_whole(failure.get("seed")),
-                status="failed",
+                status=str(failure.get("state") or "failed"),
                 metrics=("",) * len(metrics),
                 best="",
                 steps="",
@@ -160,20 +160,37 @@ def run_rows(runs: pd.DataFrame, metrics: Sequence[str], failures: Sequence[Mapp
     return rows
 
 
-def counts(predictions: pd.DataFrame, runs: pd.DataFrame) -> list[tuple[str, str]]:
-    """How many samples and patients the arms' validation and test parts hold, from the stored predictions."""
+def states(rows: Sequence[RunRow]) -> str:
+    """How many runs stand where, in words; empty where all have finished."""
+    found = Counter(row.status for row in rows)
+    return "" if set(found) <= {"finished"} else ", ".join(f"{count} {state}" for state, count in found.items())
+
+
+def parted(text: str) -> tuple[str, tuple[str, ...]]:
+    """A sentence that ends in three or more items in brackets, as the sentence and the items; any other as it is.
+
+    >>> parted("Some are small (grade 2: 5 of 9; grade 3: 2 of 8; grade 4: 0 of 7).")
+    ('Some are small:', ('grade 2: 5 of 9', 'grade 3: 2 of 8', 'grade 4: 0 of 7'))
+    >>> parted("One run diverged (random, seed 2).")
+    ('One run diverged (random, seed 2).', ())
+    """
+    lead, bracket, tail = text.removesuffix(".").partition(" (")
+    items = tail.removesuffix(")").split("; ")
+    if not bracket or not tail.endswith(")") or len(items) < 3 or {"(", ")"} & set("".join(items)):
+        return text, ()
+    return f"{lead}:", tuple(items)
+
+
+def counts(predictions: pd.DataFrame, runs: pd.DataFrame) -> dict[str, tuple[int, int]]:
+    """How many images and patients the arms' validation and test parts hold, from the stored predictions."""
     if predictions.empty or runs.empty:
-        return []
+        return {}
     own = predictions[predictions["run_id"].isin(arms.arm_runs(runs)["run_id"])]
     samples = own.drop_duplicates(["part", "sample_id"])
-    names = {"val": "validation", "test": "test"}
-    return [
-        (
-            f"{names.get(str(part), str(part))} part",
-            f"{phrases.counted(len(group), 'image')} of {phrases.counted(group['patient_id'].nunique(), 'patient')}",
-        )
+    return {
+        str(part): (len(group), int(group["patient_id"].nunique()))
         for part, group in samples.groupby("part", sort=False)
-    ]
+    }
 
 
 def facts(values: Mapping[str, Any], skip: Sequence[str] = ()) -> list[tuple[str, str]]:
@@ -225,6 +242,11 @@ def _whole(value: Any) -> str:
 def _share(value: Any) -> str:
     number = _real(value)
     return "" if number is None else f"{100 * number:.0f} %"
+
+
+def _arm(run: Mapping[Any, Any]) -> str:
+    name = str(run.get("arm", ""))
+    return f"source {name}".strip() if run.get("role") == "source" else name
 
 
 def _said(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -57,17 +58,38 @@ class ArmSpeed:
 def kind_of(settings: Mapping[str, Any]) -> str:
     """Which of the published initialisations an arm's settings are: random, full, partial, scale or other.
 
-    "scale" is Mean Var: random weights with the mean and variance of the pretrained ones (T, section 5).
+    "scale" is Mean Var: random weights with the mean and variance of the pretrained ones (T, section 5). An arm that
+    freezes blocks or starts parts of the network otherwise differs in more than its initialisation: it is "other".
 
     >>> kind_of({"depth": "all"}), kind_of({"depth": "layer2"}), kind_of({"rest": "mean_var"}), kind_of({})
     ('full', 'partial', 'scale', 'random')
+    >>> kind_of({"depth": "all", "freeze": "all"})
+    'other'
     """
+    return OTHER if settings.get("overrides") or _freezes(settings) else _start(settings)
+
+
+def transfers(settings: Mapping[str, Any]) -> bool:
+    """Whether an arm draws anything from pretrained weights, so that it has no result without them.
+
+    >>> transfers({"depth": "all"}), transfers({"rest": "mean_var"}), transfers({"freeze": 1})
+    (True, True, False)
+    """
+    return bool(_start(settings) != RANDOM or settings.get("head") == "source" or settings.get("overrides"))
+
+
+def _freezes(settings: Mapping[str, Any]) -> bool:
+    return settings.get("freeze") not in (None, 0, False)
+
+
+def _start(settings: Mapping[str, Any]) -> str:
+    """The kind of an arm by its depth, rest and norm alone."""
     depth, rest = settings.get("depth") or 0, settings.get("rest") or "random"
     if depth == "all":
         return FULL
     if depth != 0:
         return PARTIAL
-    if settings.get("overrides") or (rest == "random" and settings.get("norm", "identity") != "identity"):
+    if rest == "random" and settings.get("norm", "identity") != "identity":
         return OTHER
     return {"random": RANDOM, "mean_var": SCALE}.get(str(rest), OTHER)
 
@@ -84,21 +106,27 @@ def subjects(arms: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
 
 
 def _subject(arm: str, settings: Mapping[str, Any]) -> str:
-    kind, depth, rest = kind_of(settings), settings.get("depth"), str(settings.get("rest") or "random")
-    frozen = "frozen " if settings.get("freeze") not in (None, 0, False) else ""
-    if kind == FULL:
-        return f"{frozen}pretrained weights"
-    if kind == SCALE:
-        return f"{frozen}Mean Var weights"
-    if kind == RANDOM:
-        return f"{frozen}random weights"
+    kind, depth, rest = _start(settings), settings.get("depth"), str(settings.get("rest") or "random")
+    whole = {FULL: "pretrained weights", SCALE: "Mean Var weights", RANDOM: "random weights"}.get(kind, "")
+    if settings.get("overrides"):
+        return f"weights of arm {arm}"
     if kind == PARTIAL:
-        upto = "the middle" if depth == "middle" else f"block {depth}" if isinstance(depth, int) else str(depth)
         tail = "" if rest == "random" else f" and {rest.replace('_', ' ')} above"
-        return f"{frozen}pretrained weights up to {upto}{tail}"
-    if rest in ("sampled", "shuffled") and not settings.get("overrides"):
-        return f"{frozen}{rest} pretrained weights"
-    return f"weights of arm {arm}"
+        words = f"pretrained weights up to {_upto(depth)}{tail}"
+    elif whole or rest in ("sampled", "shuffled"):
+        words = whole or f"{rest} pretrained weights"
+    else:
+        return f"weights of arm {arm}"
+    if not _freezes(settings):
+        return words
+    freeze = settings.get("freeze")
+    if freeze == depth or (freeze == "all" and kind != PARTIAL):
+        return f"frozen {words}"
+    return f"{words} with {'every block' if freeze == 'all' else f'the blocks up to {_upto(freeze)}'} frozen"
+
+
+def _upto(depth: Any) -> str:
+    return "the middle" if depth == "middle" else f"block {depth}" if isinstance(depth, int) else str(depth)
 
 
 def steps_to_threshold(
@@ -107,23 +135,28 @@ def steps_to_threshold(
     """Per network and arm, the first validated step of each seed at which `quantity` was at least `threshold`.
 
     A loss-like quantity (loss, calibration error, Brier score) has to be at most `threshold`. Only runs with the role
-    "arm" count; a diverged run counts with what it reached before. The resolution is the distance of two validations.
+    "arm" count; a diverged run counts with what it reached before, and as "never" where it was not validated once.
+    The resolution is the distance of two validations.
     """
     from transfuse.results.convergence import steps_to
 
-    if runs.empty or history.empty:
+    if runs.empty:
         return ()
-    logged = history[(history["split"] == "val") & (history["quantity"] == quantity)]
-    curves = {run_id: frame.drop_duplicates("step", keep="last") for run_id, frame in logged.groupby("run_id")}
+    curves: dict[Any, Any] = {}
+    if not history.empty:
+        logged = history[(history["split"] == "val") & (history["quantity"] == quantity)]
+        for run_id, frame in logged.groupby("run_id"):
+            ordered = frame.drop_duplicates("step", keep="last").sort_values("step")
+            curves[run_id] = tuple(ordered[["step", "value"]].to_numpy(float).T)
+    unseen = ([0.0], [math.nan])  # diverged before the first validation
     speeds = []
     for (model, arm), group in arm_runs(runs).groupby(["model", "arm"], sort=False):
-        there = group[group["run_id"].isin(curves)].sort_values("seed")
+        diverged = group["status"] == "diverged" if "status" in group else False
+        there = group[group["run_id"].isin(list(curves)) | diverged].sort_values("seed")
         if there.empty:
             continue
-        lines = [curves[run_id].sort_values("step")[["step", "value"]].to_numpy(float).T for run_id in there["run_id"]]
-        found = steps_to(
-            [(steps, values) for steps, values in lines], threshold, not phrases.smaller_is_better(quantity)
-        )
+        lines = [curves.get(run_id, unseen) for run_id in there["run_id"]]
+        found = steps_to(lines, threshold, not phrases.smaller_is_better(quantity))
         seeds = {
             int(seed): None if steps is None else int(steps)
             for seed, steps in zip(there["seed"], found.steps, strict=True)

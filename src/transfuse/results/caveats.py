@@ -1,7 +1,8 @@
-"""What limits a recommendation: synthetic data, one source, lost runs, unfinished training, many comparisons."""
+"""What limits a recommendation: missing runs, synthetic data, one source, short training, many comparisons."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,8 @@ import pandas as pd
 
 from transfuse.results import arms, phrases
 from transfuse.results.arms import ArmComparison
+
+OPEN_STATES = ("running", "interrupted", "waiting")
 
 
 def of_study(
@@ -24,7 +27,8 @@ def of_study(
     found: dict[str, list[str]] = {}
     models = list(dict.fromkeys([*(study.get("models") or {}), *(row.model for row in comparisons)]))
     for model in models:
-        own = [*_sources(model, runs), *_lost(model, runs, failures), *_unfinished(model, runs)]
+        lost = _lost_sources(study, model, runs, failures)
+        own = [*lost, *_sources(model, runs), *_lost(study, model, runs, failures), *_still_rising(model, runs)]
         if own:
             found.setdefault(model, []).extend(own)
     whole = found.setdefault("", [])
@@ -32,6 +36,7 @@ def of_study(
     if data.get("synthetic") and not any("synthetic" in note.lower() for note in notes):
         whole.append(f"{data.get('name', 'The data')} is synthetic: this says nothing yet about patients.")
     whole += list(notes)
+    whole += _machines(runs)
     whole += _from_statistics(comparisons)
     count = len(comparisons)
     if count > 1:
@@ -41,6 +46,101 @@ def of_study(
             f"without any true difference, {chance} would still exclude zero."
         )
     return {model: tuple(dict.fromkeys(sentences)) for model, sentences in found.items() if sentences}
+
+
+def unfinished(study: Mapping[str, Any], runs: pd.DataFrame, failures: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """What must be said before anything else: how many trainings, the sources' included, are still to come.
+
+    Runs that start from a diverged source are no part of it: they will never come.
+    """
+    never = never_coming(study, runs, failures)
+    open_ = [run for run in failures if _is_open(run) and (run.get("model"), run.get("arm")) not in never]
+    if not open_:
+        return ()
+    states = Counter(_state(run) for run in open_)
+    order = sorted(states, key=OPEN_STATES.index)
+    total, ended = len(runs) + len(failures), len(arms.arm_runs(runs))
+    verb = "is" if len(open_) == 1 else "are"
+    cure = "" if states["running"] else "; start the study again to go on"
+    end = "these numbers will change" if ended else "there are no numbers yet"
+    where = ", ".join(f"{states[state]} {state}" for state in order)
+    return (f"{len(open_)} of {phrases.counted(total, 'run')} {verb} not finished yet ({where}): {end}{cure}.",)
+
+
+def never_coming(
+    study: Mapping[str, Any], runs: pd.DataFrame, failures: Sequence[Mapping[str, Any]]
+) -> set[tuple[str, str]]:
+    """The networks and arms, among those without a result, whose source diverged: starting again will not help."""
+    models = dict.fromkeys(str(failure.get("model")) for failure in failures)
+    return {(model, arm) for model in models for arm in _without_source(study, model, runs, ())}
+
+
+def _state(failure: Mapping[str, Any]) -> str:
+    return str(failure.get("state") or "failed")
+
+
+def _is_open(failure: Mapping[str, Any]) -> bool:
+    """Whether the run has not ended; any other one without a record failed, or its record is damaged."""
+    return _state(failure) in OPEN_STATES
+
+
+def _role(failure: Mapping[str, Any]) -> str:
+    return str(failure.get("role") or "arm")
+
+
+def _gone_sources(model: str, runs: pd.DataFrame, failures: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
+    """The source trainings of one network that gave no weights: name -> (diverged or failed, why)."""
+    gone = {}
+    if not runs.empty and "role" in runs:
+        rows = runs[(runs["role"] == "source") & (runs["model"] == model) & (runs["status"] == "diverged")]
+        gone = {str(row["arm"]): ("diverged", _first_line(row.get("reason"))) for row in rows.to_dict("records")}
+    for failure in failures:
+        if failure.get("model") == model and _role(failure) == "source" and not _is_open(failure):
+            gone[str(failure.get("arm", "?"))] = ("failed", _first_line(failure.get("reason")))
+    return gone
+
+
+def _without_source(
+    study: Mapping[str, Any], model: str, runs: pd.DataFrame, failures: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    """The arms of one network that have nothing to start from; without `failures`, those that never will."""
+    if not _gone_sources(model, runs, failures):
+        return []
+    return [str(arm) for arm, settings in (study.get("arms") or {}).items() if arms.transfers(settings or {})]
+
+
+def _lost_sources(
+    study: Mapping[str, Any], model: str, runs: pd.DataFrame, failures: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    """A source that gave no weights takes every arm that starts from it along."""
+    names = _without_source(study, model, runs, failures)
+    shown = [*names[:6], f"{len(names) - 6} more"] if len(names) > 7 else names
+    who = f"the arms that start from it{f' ({phrases.listed(shown)})' if shown else ''} have no result"
+    return [
+        f"source training {source} {how}{f': {why}' if why else ''}; {who}."
+        for source, (how, why) in _gone_sources(model, runs, failures).items()
+    ]
+
+
+def _first_line(text: object) -> str:
+    """The first line of a message, without the full stop; empty for anything but text."""
+    lines = text.strip().splitlines() if isinstance(text, str) else []
+    return lines[0].rstrip(" .:") if lines else ""
+
+
+def _machines(runs: pd.DataFrame) -> list[str]:
+    """Runs of one study on different devices or versions of torch differ by more than their arms and seeds."""
+    rows = arms.arm_runs(runs)
+    parts = []
+    for column, what in (("device", "devices"), ("torch", "versions of torch")):
+        found = sorted({str(value) for value in rows[column].dropna() if value}) if column in rows else []
+        if len(found) > 1:
+            parts.append(f"{what} ({', '.join(found)})")
+    if not parts:
+        return []
+    return [
+        f"The runs come from different {phrases.listed(parts)}: their last digits, and rarely more, differ by that."
+    ]
 
 
 def _of(model: str, runs: pd.DataFrame) -> pd.DataFrame:
@@ -67,7 +167,7 @@ def _sources(model: str, runs: pd.DataFrame) -> list[str]:
     return []
 
 
-def _lost(model: str, runs: pd.DataFrame, failures: Sequence[Mapping[str, Any]]) -> list[str]:
+def _lost(study: Mapping[str, Any], model: str, runs: pd.DataFrame, failures: Sequence[Mapping[str, Any]]) -> list[str]:
     """Runs that diverged or failed are missing from every average."""
     rows = _of(model, runs)
     lines = []
@@ -80,14 +180,23 @@ def _lost(model: str, runs: pd.DataFrame, failures: Sequence[Mapping[str, Any]])
                 f"({_some(names)}) and {'is' if len(lost) == 1 else 'are'} missing from the averages, "
                 "which favours the arms concerned."
             )
-    failed = [failure for failure in failures if failure.get("model") == model]
+    elsewhere = _without_source(study, model, runs, failures)  # said with their source
+    failed = [
+        failure
+        for failure in failures
+        if failure.get("model") == model and not _is_open(failure) and _role(failure) == "arm"
+    ]
+    failed = [failure for failure in failed if failure.get("arm") not in elsewhere]
     if failed:
         names = [f"{failure.get('arm', '?')}, seed {failure.get('seed', '?')}" for failure in failed]
-        lines.append(f"{phrases.counted(len(failed), 'run')} failed and left no result ({_some(names)}).")
+        reasons = Counter(reason for failure in failed if (reason := _first_line(failure.get("reason"))))
+        why = f": {reasons.most_common(1)[0][0]}" if reasons else ""
+        more = f" (and {phrases.counted(len(reasons) - 1, 'other reason')})" if len(reasons) > 1 else ""
+        lines.append(f"{phrases.counted(len(failed), 'run')} failed and left no result ({_some(names)}){why}{more}.")
     return lines
 
 
-def _unfinished(model: str, runs: pd.DataFrame) -> list[str]:
+def _still_rising(model: str, runs: pd.DataFrame) -> list[str]:
     """Arms whose best checkpoint is their last one had not levelled off; slow starters lose unfairly by that."""
     rows = _of(model, runs)
     if rows.empty or not {"best_step", "steps", "status"} <= set(rows.columns):

@@ -69,7 +69,8 @@ def recommend(
         estimates: the test metric of each arm, for the numbers of the sentence.
         runs, history: the tables of the study, for speed, failures and unfinished training.
         notes: sentences about the data that limit the claim (synthetic, without patient ids, ...).
-        failures: one mapping an attempt that left no result: model, arm, seed, reason.
+        failures: one mapping a run without a record: model, arm, seed, run_id, role (arm or source), state (failed,
+            interrupted, running or waiting) and reason; without role and state it is an arm's run that failed.
     """
     runs = pd.DataFrame() if runs is None else runs
     history = pd.DataFrame() if history is None else history
@@ -77,15 +78,17 @@ def recommend(
     limits = caveats.of_study(study, comparisons, runs=runs, history=history, notes=notes, failures=failures)
     found = [_of_model(case, limits.get(case.model, ())) for case in cases]
     parts, shared = tuple(part for part, _ in found), limits.get("", ())
+    first = caveats.unfinished(study, runs, failures)
     if len(parts) == 1:
         one = parts[0]
-        return dataclasses.replace(one, caveats=(*one.caveats, *shared), model="", models=parts)
+        own = tuple(caveat[:1].upper() + caveat[1:] for caveat in one.caveats)
+        return dataclasses.replace(one, caveats=(*first, *own, *shared), model="", models=parts)
     limited: dict[str, list[str]] = {}
     for part in parts:
         for caveat in part.caveats:
             limited.setdefault(caveat, []).append(part.model)
     own = tuple(f"{phrases.listed(models)}: {caveat}" for caveat, models in limited.items())
-    return _over_models(parts, [subject for _, subject in found], cases, (*own, *shared))
+    return _over_models(parts, [subject for _, subject in found], cases, (*first, *own, *shared))
 
 
 def _cases(
@@ -131,7 +134,8 @@ def _cases(
 def _of_model(case: Case, limits: Sequence[str]) -> tuple[Recommendation, str]:
     """The recommendation of one network, and what its headline is about."""
     main = [row for row in case.comparisons if row.baseline == case.baseline and row.arm != case.baseline]
-    main.sort(key=lambda row: case.kinds[row.arm] != arms.FULL)  # stable: the study's order within each kind
+    rank = {arms.FULL: 0, arms.PARTIAL: 1}
+    main.sort(key=lambda row: rank.get(case.kinds[row.arm], 2))  # stable: the study's order within each kind
     defined = [row for row in main if claims.is_defined(row.comparison)]
     evidence = case.comparisons
     if not defined:
