@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -268,6 +269,49 @@ def test_bad_weights_are_named(weights):
 def test_weights_of_one_class_only_leave_nothing_defined():
     with pytest.raises(DataError, match="undefined for every class"):
         evaluate("auroc", [0, 1], [0.1, 0.9], weights=[0, 1])
+
+
+@pytest.mark.parametrize(
+    ("metric", "weights", "message"),
+    [
+        ("kappa", None, "true and the predicted grades are all one and the same grade"),
+        ("kappa", [0, 0, 0], "all 3 weights are 0"),
+        ("accuracy", [0, 0, 0], "all 3 weights are 0"),
+        ("auroc", [0, 0, 0], "all 3 weights are 0"),
+    ],
+)
+def test_why_nothing_is_defined(metric, weights, message):
+    target = [1, 1, 1] if weights is None else [0, 1, 1]
+    with pytest.raises(DataError, match=message) as caught:
+        evaluate(metric, target, [0.7, 0.8, 0.9], weights=weights)
+    assert "no class has both" not in str(caught.value)
+
+
+def test_nothing_defined_names_what_is_missing():
+    with pytest.raises(DataError, match=r"no class has positives here \(class 0: 0 positive, 2 negative"):
+        evaluate("macro_recall", np.zeros((2, 2)), np.full((2, 2), 0.4))
+    with pytest.raises(DataError, match="no class has labels here"):
+        evaluate("brier", np.full((2, 2), np.nan), np.full((2, 2), 0.4))
+    with pytest.raises(DataError, match="both positives and negatives here with a weight above 0, which 2 have"):
+        evaluate("auroc", [0, 1, 1], [0.7, 0.8, 0.9], weights=[0, 1, 1])
+
+
+def test_calibration_error_takes_little_memory(generator):
+    """Bins are summed, not laid out for every sample (50,000 x 14 classes x 15 bins would be 170 MB an array)."""
+    target = (generator.random((20_000, 14)) < 0.2).astype(float)
+    target[::5] = np.nan
+    scores = generator.random(target.shape)
+    tracemalloc.start()
+    value = evaluate("ece", target, scores)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 60e6
+    for c in (0, 13):
+        there = ~np.isnan(target[:, c])
+        score, outcome = scores[there, c], target[there, c]
+        bins = np.minimum(np.ceil(score * 15).astype(int) - 1, 14)
+        gaps = [abs((outcome - score)[bins == b].sum()) for b in range(15)]
+        assert value.per_class[c] == pytest.approx(sum(gaps) / there.sum(), abs=1e-12)
 
 
 def test_unknown_names_get_the_nearest():

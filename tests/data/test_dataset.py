@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -174,6 +176,81 @@ def test_phantoms_are_drawn_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -
         path.unlink()
     again = open_dataset("fundus-phantom", size=32, count=20, seed=3)  # the images are gone, the facts are not
     np.testing.assert_array_equal(first.pixels(), again.pixels())
+
+
+def test_phantoms_are_drawn_again_only_if_what_draws_them_changes(tmp_path: Path) -> None:
+    import transfuse.data.rendered as rendered
+
+    source = Path(rendered.__file__).parent
+    needed, todo = {"rendered"}, ["phantoms"]
+    while todo:  # all that phantoms.py imports of its neighbours
+        needed.add(module := todo.pop())
+        text = (source / f"{module}.py").read_text()
+        todo += [name for name in re.findall(r"^from transfuse\.data\.(\w+) import", text, re.M) if name not in needed]
+    assert set(rendered._DRAWING) == needed
+    folder = tmp_path / "data"
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    before = rendered._recipe(folder)
+    assert before == rendered._recipe()
+    (folder / "table.py").write_text("changed")
+    assert rendered._recipe(folder) == before
+    (folder / "lesions.py").write_text("changed")
+    assert rendered._recipe(folder) != before
+
+
+@pytest.mark.parametrize(
+    ("shape", "fit", "side"), [((28, 28), "crop", 28), ((40, 28), "crop", 28), ((28, 40), "pad", 40)]
+)
+def test_enlarging_is_said(
+    shape: tuple[int, int], fit: str, side: int, write_npz: Callable[..., Path], write_table: Callable[..., Path],
+    write_image: Callable[..., Path], tmp_path: Path,
+) -> None:  # fmt: skip
+    for number in range(6):
+        write_image(tmp_path / "table" / f"{number}.png", shape=shape)
+        write_image(tmp_path / "folders" / "ab"[number % 2] / f"{number}.png", shape=shape)
+    table = write_table(("image", "label"), [(f"{number}.png", number % 2) for number in range(6)])
+    for path in (write_npz(shape=shape), table, tmp_path / "folders"):
+        notes = open_dataset(str(path), size=224, fit=fit).notes
+        assert f"Images of {side} px were enlarged to 224 px: no detail is gained." in notes
+        assert not any("enlarged" in note for note in open_dataset(str(path), size=side, fit=fit).notes)
+
+
+def test_the_task_of_class_labels_can_be_said(
+    write_npz: Callable[..., Path], write_table: Callable[..., Path], class_folders: Callable[..., Path]
+) -> None:
+    table = write_table(("image", "label"), [(f"{number}.png", (0, 1, 2, 3, 10)[number % 5]) for number in range(20)])
+    npz, folders = write_npz(classes=5), class_folders(("0_none", "1_mild", "2_severe"))
+    for path in (table, npz, folders):
+        assert open_dataset(str(path)).info.task == "multiclass"
+        graded = open_dataset(str(path), task="ordinal")
+        assert graded.info.task == "ordinal"
+        assert open_dataset(str(path), task="multiclass").info.task == "multiclass"
+    graded = open_dataset(str(table), task="ordinal")
+    assert graded.info.classes == ("0", "1", "2", "3", "10")
+    assert graded.targets[graded.sample_ids.index("4.png")] == 4
+    assert "Of the grades only 0, 1, 2, 3, 10 occur: they count as neighbours of each other." in graded.notes
+    two = write_npz("two.npz")
+    assert open_dataset(str(two), task="multiclass").info.task == "multiclass"
+    assert open_dataset(str(two), task="binary").info.task == "binary"
+
+
+def test_impossible_tasks(write_npz: Callable[..., Path], class_folders: Callable[..., Path]) -> None:
+    five, two, names = write_npz(classes=5), write_npz("two.npz"), class_folders(("mild", "none", "severe"))
+    many = write_npz(
+        "many.npz", **{f"{part}_labels": np.eye(n, 3) for part, n in (("train", 24), ("val", 6), ("test", 6))}
+    )
+    for path, task, message in (
+        (five, "multilabel", r"one label a sample, of 5 classes; .*Choices: multiclass, ordinal"),
+        (five, "ordnal", r"task='ordnal': .* of 5 classes; did you mean 'ordinal'\?"),
+        (five, "binary", "of 5 classes"),
+        (five, "segmentation", "of 5 classes"),
+        (two, "ordinal", "of 2 classes; .*Choices: binary, multiclass"),
+        (many, "multiclass", "several label columns of 0 and 1; .*Choices: multilabel"),
+        (names, "ordinal", r"mild, none, severe\) have names that do not say .*'0_none'"),
+    ):
+        with pytest.raises(SpecError, match=message):
+            open_dataset(str(path), task=task)
+    assert open_dataset(str(many), task="multilabel").info.task == "multilabel"
 
 
 def test_phantom_pixels_are_what_was_drawn() -> None:

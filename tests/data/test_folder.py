@@ -178,6 +178,19 @@ def test_mixed_depth_colour_alpha_and_shape(class_folders: Write) -> None:
     assert any("black was added" in note for note in open_dataset(str(root), fit="pad").notes)
 
 
+def test_a_bright_outlier_is_said_by_name(class_folders: Write) -> None:
+    root = class_folders(count=2)
+    for number in range(5):
+        Image.fromarray(np.full((16, 16), 3000, np.uint16)).save(root / "sick" / f"deep{number}.png")
+    assert not any("black" in note for note in open_dataset(str(root)).notes)
+    burnt = np.full((16, 16), 3000, np.uint16)
+    burnt[0, 0] = 65535
+    Image.fromarray(burnt).save(root / "sick" / "burnt.png")
+    dataset = open_dataset(str(root), size=16)
+    assert dataset.white == dataset.pixels().max() == 65535
+    assert any("1 of 6 images have values above 4095 (sick/burnt.png: 65535)" in note for note in dataset.notes)
+
+
 def test_listing_order_and_place_do_not_matter(tmp_path: Path, class_folders: Write) -> None:
     import shutil
 

@@ -111,6 +111,20 @@ def test_damaged_files(write_npz: Write) -> None:
         open_dataset(str(path))
 
 
+def test_a_bright_outlier_among_sixteen_bits_is_said(write_npz: Write, rng: np.random.Generator) -> None:
+    images = rng.integers(0, 3000, (24, 12, 12)).astype(np.uint16)
+    images[:, 0, 0] = 3000
+    small = {f"{part}_images": images[:6] for part in ("val", "test")}
+    assert not any("black" in note for note in open_dataset(str(write_npz(train_images=images, **small))).notes)
+    outlier = images.copy()
+    outlier[5, 3, 3] = 65535
+    dataset = open_dataset(str(write_npz("outlier.npz", train_images=outlier, **small)))
+    assert dataset.white == 65535  # nothing is clipped
+    note = next(note for note in dataset.notes if "nearly black" in note)
+    assert "largest values is 3000, less than a quarter of 65535" in note
+    assert "because 1 of 36 images have values above 4095 (train-000005: 65535). Cure:" in note
+
+
 def test_known_names_find_their_files(
     write_npz: Write, tmp_path: Path, no_data_folder: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,6 +141,13 @@ def test_known_names_find_their_files(
     assert "64 x 64" in open_dataset("pneumoniamnist", root=tmp_path / "a", size=224).info.source
     assert "rebuilt" in open_dataset("pneumoniamnist", root=tmp_path / "b").info.source
     assert find_medmnist("breastmnist", None, 28) == tmp_path / "home" / ".medmnist" / "breastmnist_128.npz"
+    # the best size of all folders, though the first one has the set too; of equal sizes the first folder's
+    write_npz("a/breastmnist.npz", shape=(28, 28))
+    home = tmp_path / "home" / ".medmnist"
+    assert find_medmnist("breastmnist", tmp_path / "a", 224) == home / "breastmnist_128.npz"
+    assert find_medmnist("breastmnist", tmp_path / "a", 28) == tmp_path / "a" / "breastmnist.npz"
+    write_npz("home/.medmnist/pneumoniamnist.npz", shape=(28, 28))
+    assert find_medmnist("pneumoniamnist", tmp_path / "b", 28).name == "pneumoniamnist_rebuilt.npz"
     write_npz("c/pneumoniamnist.npz", classes=9)
     with pytest.raises(DataError, match="labels for 9 classes, where pneumoniamnist has 2"):
         open_dataset("pneumoniamnist", root=tmp_path / "c")

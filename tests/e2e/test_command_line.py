@@ -36,7 +36,13 @@ def transfuse(*arguments: object, cwd: Path, **environment: str) -> subprocess.C
 def started(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", "from transfuse.cli import main; main()", *map(str, arguments)]
     return subprocess.Popen(
-        command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command,
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job's children ignore Ctrl-C
     )
 
 

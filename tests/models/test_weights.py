@@ -144,7 +144,18 @@ def test_a_cached_tag_is_found_without_network(tmp_path: Path, state: dict[str, 
     (folder / "refs").mkdir()
     (folder / "refs" / "main").write_text("abc")
     save_file(state, folder / "snapshots" / "abc" / "model.safetensors")
-    assert find_weights(TAG).path == folder / "snapshots" / "abc" / "model.safetensors"
+    found = find_weights(TAG)
+    assert found.path == folder / "snapshots" / "abc" / "model.safetensors"
+    assert (found.mean, found.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@pytest.mark.usefixtures("offline")
+def test_the_normalisation_belongs_to_the_tag(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    save_file(state, tmp_path / "vit_base_patch16_224.augreg_in21k.safetensors")
+    tagged = find_weights("vit_base_patch16_224.augreg_in21k", tmp_path)
+    assert (tagged.mean, tagged.std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    local = find_weights(str(tagged.path))
+    assert (local.mean, local.std) == (None, None)
 
 
 @pytest.mark.usefixtures("offline")

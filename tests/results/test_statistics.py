@@ -229,8 +229,36 @@ def test_identical_arms_are_equivalent_only_within_their_precision(generator):
     assert result.difference == pytest.approx(0, abs=1e-15)
     assert result.verdict == "equivalent"
     assert compare(target, a, a, who, 0.001).verdict == "undecided"
-    fixed = compare(target, a[[0, 0]], a[[0, 0]], who, 0.001)  # no seed, no patient tells them apart
-    assert (fixed.difference, fixed.low, fixed.high, fixed.verdict) == (0.0, 0.0, 0.0, "equivalent")
+    copies = compare(target, a[[0, 0]], a[[0, 0]], who, 0.5)  # no sample of trainings, so no variance between them
+    assert (copies.difference, copies.low, copies.high, copies.verdict) == (0.0, -math.inf, math.inf, "undecided")
+    assert any("copies of each other" in caveat for caveat in copies.caveats)
+
+
+@pytest.mark.parametrize("metric", ["auroc", "accuracy", "macro_recall", "kappa", "ece", "brier"])
+def test_collapsed_networks_are_undecided(generator, metric):
+    """All runs predict the same for everybody: a standard error of 0 is no certainty."""
+    target = generator.choice(3, 120, p=(0.6, 0.3, 0.1))
+    constant = np.tile([0.61, 0.29, 0.1], (3, 120, 1))
+    jitter = constant + 1e-13 * generator.normal(size=(3, 1, 3))  # rounding between seeds
+    for a, b in ((constant, constant[:2]), (constant, jitter)):
+        result = compare(target, a, b, range(120), 0.02, metric=metric)
+        assert (result.verdict, result.low, result.high) == ("undecided", -math.inf, math.inf)
+        assert any("the arms give the same value on every resample" in caveat for caveat in result.caveats)
+        assert any("the networks predict the same for everybody" in caveat for caveat in result.caveats)
+        assert not any("significant" in caveat for caveat in result.caveats)
+        assert all(one.verdict == "undecided" for one in result.per_class.values())
+    folds = compare(target, constant, jitter, range(120), 0.02, metric=metric, folds=np.arange(120) % 3)
+    assert folds.verdict == "undecided"
+
+
+def test_the_majority_class_for_everybody_is_undecided(generator):
+    """Different probabilities, one predicted class: accuracy varies over patients, but not between the arms."""
+    target = (generator.random(150) < 0.2).astype(int)
+    a, b = 0.1 * generator.random((3, 150)), 0.3 * generator.random((4, 150))
+    result = compare(target, a, b, range(150), 0.02, metric="accuracy")
+    assert result.verdict == "undecided"
+    assert any("the same value on every resample (" in caveat for caveat in result.caveats)
+    assert compare(target, a, b, range(150), 0.5).standard_error > 0
 
 
 def test_constant_scores_are_chance_without_variance(generator):

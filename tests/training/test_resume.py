@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import errno
+import io
 import os
 import signal
 import subprocess
@@ -15,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from transfuse.data import Part, Split
@@ -185,6 +188,26 @@ def test_a_checkpoint_of_another_training_is_refused(network: Network, split: Sp
     with pytest.raises(TrainingError, match=r"training part was 64 images, .* and is now 63 images"):
         run(network(), fewer, tmp_path)
     assert (tmp_path / LAST).read_bytes() == content
+
+
+def test_a_network_that_began_with_other_weights_is_refused(network: Network, split: Split, tmp_path: Path) -> None:
+    expected = run(network(), split, None)
+    run(network(), split, tmp_path, 2)
+    content = (tmp_path / LAST).read_bytes()
+    other = network()
+    with torch.no_grad():
+        next(other.parameters()).add_(1e-7)
+    before = copy.deepcopy(state_of(other))
+    message = r"last\.ckpt is of a network that began with other weights.*first weights, or name another checkpoint_dir"
+    with pytest.raises(TrainingError, match=message):
+        run(other, split, tmp_path)
+    torch.testing.assert_close(state_of(other), before, rtol=0, atol=0)
+    assert (tmp_path / LAST).read_bytes() == content
+    last, best = network(), network()  # the weights of the checkpoint are those of the same training
+    last.load_state_dict(torch.load(io.BytesIO(content.split(b"\n", 2)[2]), weights_only=True)["model"])
+    assert told(run(last, split, tmp_path, 3)) == told(expected[:3])
+    best.load_state_dict(load_file(tmp_path / BEST))
+    assert told(run(best, split, tmp_path)) == told(expected)
 
 
 def test_a_damaged_checkpoint_is_refused(network: Network, split: Split, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def shown(console: Console, total: int, done: int, workers: int) -> Iterator[Tel
 def duration(seconds: float) -> str:
     """A time as a person says it.
 
-    >>> duration(0.4), duration(75), duration(4000)
+    >>> duration(0.4), duration(75), duration(4020)
     ('0.4 s', '1 min 15 s', '1 h 07 min')
     """
     if seconds < 10:

@@ -99,22 +99,18 @@ def find_path(name: str, root: str | Path | None, known: Iterable[str]) -> Path:
 def find_medmnist(name: str, root: str | Path | None, size: int) -> Path:
     """The .npz file of a MedMNIST set: the smallest of its sizes that is at least `size`, else the largest.
 
-    Looked for as `<name>*.npz` and `<name>/<name>*.npz` below the search folders and ~/.medmnist, else fetched.
+    Looked for as `<name>*.npz` and `<name>/<name>*.npz` below all search folders and ~/.medmnist (of files of one size,
+    that of the first folder), else fetched.
     """
     home = Path.home() / ".medmnist"
-    for folder in (*search_folders(root), home):
-        files = [
-            file for place in (folder, folder / name) for file in sorted(place.glob(f"{name}*.npz")) if file.is_file()
-        ]
-        if files:
-            return min(
-                files,
-                key=lambda file: (
-                    _stored_size(file) < size,
-                    abs(_stored_size(file) - size),
-                    file.name != f"{name}.npz",
-                ),
-            )
+    found: list[tuple[bool, int, int, bool, Path]] = []
+    for place, folder in enumerate((*search_folders(root), home)):
+        for file in (*folder.glob(f"{name}*.npz"), *(folder / name).glob(f"{name}*.npz")):
+            stored = _stored_size(file)
+            if file.is_file():
+                found.append((stored < size, abs(stored - size), place, file.name != f"{name}.npz", file))
+    if found:
+        return min(found)[-1]
     return _fetch_medmnist(name, next((stored for stored in _SIZES if stored >= size), _SIZES[-1]), home)
 
 

@@ -15,7 +15,7 @@ from transfuse.data.catalogue import MEDMNIST, find_medmnist, find_path
 from transfuse.data.folder import read_folder
 from transfuse.data.images import FITS, to_pixels
 from transfuse.data.npz import read_npz
-from transfuse.data.records import TASKS, Exclusion, Records, fingerprint
+from transfuse.data.records import TASKS, Exclusion, Records, fingerprint, with_task
 from transfuse.data.rendered import phantom_names, read_phantom
 from transfuse.data.table import read_table
 from transfuse.errors import DataError, SpecError, nearest
@@ -159,6 +159,7 @@ def open_dataset(
     normalise: str | tuple[Sequence[float], Sequence[float]] = "imagenet",
     fit: str = "crop",
     cache: str | Path | None = None,
+    task: str | None = None,
 ) -> Dataset:
     """Open a data set by its name, or by the path of an .npz file, a folder of class folders, or a table.
 
@@ -175,6 +176,8 @@ def open_dataset(
         normalise: "imagenet", "half" (to [-1, 1]) or (means, standard deviations), for images in [0, 1].
         fit: "crop" (largest central square), "pad" (black borders) or "squash".
         cache: folder of the pixel cache; default $TRANSFUSE_CACHE, else ~/.cache/transfuse.
+        task: what the class labels mean where the source does not say: "ordinal" for grades (three or more, numbers in
+            their order), "multiclass", "binary" for two; None takes the source's own, else binary or multiclass.
 
     Raises:
         SpecError: arguments that cannot be meant, all of them at once.
@@ -207,9 +210,10 @@ def open_dataset(
             )  # fmt: skip
         elif suffix == ".npz":
             _refuse_columns(columns, name, "an .npz file")
-            records = read_npz(path, known=known, cache=folder)
+            records = read_npz(path, known=known, fit=fit, cache=folder)
         else:
             raise DataError(f"{path} is of a kind that cannot be read; expected a folder, .npz, {', '.join(_TABLES)}")
+    records = with_task(records, task)
     return _finished(records, name, size, channels, seed, permute_labels, normalise, fit, folder)
 
 
@@ -225,6 +229,8 @@ def _finished(
         notes.append(
             "Without patient ids each image counts as a patient: images of one patient may fall into different parts."
         )
+    if 0 < records.side < size:
+        notes.append(f"Images of {records.side} px were enlarged to {size} px: no detail is gained.")
     targets = records.targets
     if permute_labels:
         targets = permuted(targets, patient_ids, records.parts, np.random.default_rng(seed))

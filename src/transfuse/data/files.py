@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from transfuse.data.cache import key_of, locked, remember_facts, remembered_facts
-from transfuse.data.images import EXTENSIONS, ImageFacts, decode, inspect_image, white_level
+from transfuse.data.images import EXTENSIONS, ImageFacts, dark_note, decode, inspect_image, white_level
 from transfuse.data.records import Exclusion
 from transfuse.errors import DataError
 
@@ -167,8 +167,16 @@ def channels_and_white(files: Sequence[ScannedFile]) -> tuple[int, int]:
     return max(file.facts.channels for file in files), white
 
 
-def file_notes(files: Sequence[ScannedFile], exclusions: Sequence[Exclusion], fit: str) -> tuple[str, ...]:
-    """The sentences that a report must show about these files."""
+def median_side(files: Sequence[ScannedFile], fit: str) -> int:
+    """The median over files of the side, in stored pixels, of the square that `fit` makes of an image."""
+    side = max if fit == "pad" else min
+    return int(np.median([side(file.facts.height, file.facts.width) for file in files]))
+
+
+def file_notes(
+    files: Sequence[ScannedFile], exclusions: Sequence[Exclusion], fit: str, names: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """The sentences that a report must show about these files; `names` are their sample ids."""
     facts, notes, total = [file.facts for file in files], [], len(files)
     if exclusions:
         shown = "; ".join(f"{item.sample_id}: {item.reason}" for item in exclusions[:3])
@@ -188,6 +196,9 @@ def file_notes(files: Sequence[ScannedFile], exclusions: Sequence[Exclusion], fi
             f"{deep} of {total} images have 16 bits, with values up to {maximum}: "
             f"depth is kept, and {channels_and_white(files)[1]} counts as white."
         )
+        maxima = [file.maximum for file in files if file.facts.bits == 16]
+        named = [name for name, file in zip(names, files, strict=False) if file.facts.bits == 16]
+        notes += dark_note(maxima, named)
     alpha = sum(fact.alpha for fact in facts)
     if alpha:
         notes.append(f"{alpha} of {total} images have an alpha channel: they were put on black.")

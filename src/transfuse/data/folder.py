@@ -6,7 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from transfuse.data.files import ImageFiles, channels_and_white, file_notes, image_files_below, usable_files
+from transfuse.data.files import (
+    ImageFiles,
+    channels_and_white,
+    file_notes,
+    image_files_below,
+    median_side,
+    usable_files,
+)
 from transfuse.data.images import EXTENSIONS
 from transfuse.data.records import PART_NAMES, Records, listed, order_classes, positive_note
 from transfuse.errors import DataError
@@ -62,9 +69,13 @@ def read_folder(root: Path, *, bad_images: str, fit: str, cache: Path) -> Record
         image_hashes=tuple(file.sha256 for file in files_),
         channels=channels,
         white=white,
+        side=median_side(files_, fit),
         parts=np.array([rows[i][3] for i in good]) if official else None,
         source=f"class folders {root.name}",
-        notes=(*positive_note(classes, "by the names of the folders"), *file_notes(files_, exclusions, fit)),
+        notes=(
+            *positive_note(classes, "by the names of the folders"),
+            *file_notes(files_, exclusions, fit, [ids[i] for i in good]),
+        ),
         exclusions=exclusions,
     )
 

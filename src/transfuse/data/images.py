@@ -23,6 +23,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -189,3 +190,31 @@ def white_level(maximum: int) -> int:
     (255, 4095, 65535)
     """
     return next(2**bits - 1 for bits in (8, 10, 12, 14, 16) if maximum < 2**bits)
+
+
+def dark_note(maxima: Sequence[int], names: Sequence[str] = ()) -> tuple[str, ...]:
+    """The sentence to show where a few images set a white level that leaves the others nearly black.
+
+    White follows from the largest value of all images, so that nothing is ever clipped: a lower level would have to
+    guess which bright pixels are damage and which are findings. So the images stay as they are, and the sentence names
+    those whose values ask for a higher white than that of the median image.
+
+    Args:
+        maxima: the largest value of each image of 16 bits.
+        names: their names, in the same order.
+
+    >>> dark_note([3000, 3000, 65535], ["a", "b", "c"])[0][:70]
+    'Most images are nearly black: the median of their largest values is 30'
+    """
+    white, median = white_level(max(maxima)), float(np.median(maxima))
+    if white == 255 or median >= white / 4:
+        return ()
+    bright = [i for i, value in enumerate(maxima) if value > white_level(int(median))]
+    shown = "; ".join(f"{names[i] if names else f'image {i}'}: {maxima[i]}" for i in bright[:3])
+    sentence = (
+        f"Most images are nearly black: the median of their largest values is {median:.0f}, less than a quarter of "
+        f"{white}, which counts as white because {len(bright)} of {len(maxima)} images have values above "
+        f"{white_level(int(median))} ({shown}{'; ...' if len(bright) > 3 else ''}). Cure: where these are damaged, "
+        "mend them or leave them out; otherwise rescale the images to one range."
+    )
+    return (sentence,)

@@ -14,7 +14,7 @@ import numpy as np
 
 from transfuse.data.cache import key_of, remembered
 from transfuse.data.catalogue import KnownSet
-from transfuse.data.images import white_level
+from transfuse.data.images import dark_note, white_level
 from transfuse.data.records import PARTS, Records, listed, positive_note
 from transfuse.errors import DataError
 
@@ -37,19 +37,20 @@ class NpzImages:
                     yield image[..., 0] if image.shape[-1:] == (1,) else image
 
 
-def read_npz(path: Path, *, known: KnownSet | None, cache: Path) -> Records:
+def read_npz(path: Path, *, known: KnownSet | None, fit: str, cache: Path) -> Records:
     """Read an .npz file; a sample's id is its part and its row.
 
     Args:
         path: the file.
         known: task, classes and licence where the data set is in the catalogue; otherwise guessed from the labels.
+        fit: how images become square.
         cache: the folder where labels and hashes are remembered.
 
     Raises:
         DataError: no such arrays, volumes, labels that fit no task, or a damaged file.
     """
     status = path.stat()
-    store = cache / f"npz-{key_of(str(path.absolute()), status.st_size, status.st_mtime_ns)}.npz"
+    store = cache / f"npz-{key_of(2, str(path.absolute()), status.st_size, status.st_mtime_ns)}.npz"
     facts = remembered(store, lambda: _facts(path))
     parts = tuple(part for part in PARTS if f"{part}_labels" in facts)
     tables = [facts[f"{part}_labels"].reshape(len(facts[f"{part}_labels"]), -1) for part in parts]
@@ -66,6 +67,8 @@ def read_npz(path: Path, *, known: KnownSet | None, cache: Path) -> Records:
             f"The images have 16 bits, with values up to {int(facts['maximum'])}: depth is kept, and "
             f"{white} counts as white."
         )
+        names = [f"{part}-{row:06d}" for part in parts for row in range(len(facts[f"{part}_labels"]))]
+        notes += dark_note(np.concatenate([facts[f"{part}_maxima"] for part in parts]).tolist(), names)
     if height != width:
         notes.append(f"The images are {height} x {width} pixels, not square.")
     return Records(
@@ -78,6 +81,7 @@ def read_npz(path: Path, *, known: KnownSet | None, cache: Path) -> Records:
         image_hashes=tuple(str(item) for part in parts for item in facts[f"{part}_hashes"]),
         channels=channels,
         white=white,
+        side=min(height, width) if fit != "pad" else max(height, width),
         parts=np.concatenate([np.full(len(facts[f"{part}_labels"]), part) for part in parts])
         if len(parts) > 1
         else None,
@@ -88,7 +92,7 @@ def read_npz(path: Path, *, known: KnownSet | None, cache: Path) -> Records:
 
 
 def _facts(path: Path) -> dict[str, np.ndarray]:
-    """Labels, a hash for each image, the images' shape, depth and maximum."""
+    """Labels, a hash and the maximum of each image, the images' shape, depth and maximum."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = {name.removesuffix(".npy") for name in archive.namelist()}
@@ -101,22 +105,24 @@ def _facts(path: Path) -> dict[str, np.ndarray]:
             "(and val_..., test_...), the layout of MedMNIST."
         )
     facts: dict[str, np.ndarray] = {}
-    shapes, depths, maximum = set(), set(), 0
+    shapes, depths = set(), set()
     for part in parts:
         labels = next(_chunks(path, f"{part}_labels", whole=True))
         shape, dtype = _header(path, f"{part}_images")
         _check_shape(path, part, shape, dtype, len(labels))
         shapes.add((shape[1], shape[2], shape[3] if len(shape) == 4 else 1))
         depths.add(dtype.itemsize * 8)
-        hashes = []
+        hashes, maxima = [], []
         for images in _chunks(path, f"{part}_images"):
-            maximum = max(maximum, int(images.max(initial=0)))
+            maxima.append(images.max(axis=tuple(range(1, images.ndim)), initial=0))
             hashes += [hashlib.sha256(np.ascontiguousarray(image).data).hexdigest() for image in images]
         facts |= {f"{part}_labels": labels, f"{part}_hashes": np.array(hashes)}
+        facts[f"{part}_maxima"] = np.concatenate([*maxima, np.zeros(0, dtype)])
     if len(shapes) > 1 or len(depths) > 1:
         raise DataError(
             f"{path}: the parts have images of different shapes or types {sorted(shapes)}, {sorted(depths)} bits."
         )
+    maximum = max(int(facts[f"{part}_maxima"].max(initial=0)) for part in parts)
     return facts | {"shape": np.array(shapes.pop()), "depth": np.array(depths.pop()), "maximum": np.array(maximum)}
 
 

@@ -6,12 +6,13 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
 
-from transfuse.errors import DataError
+from transfuse.errors import DataError, SpecError, nearest
 
 TASKS = ("binary", "multiclass", "multilabel", "ordinal", "segmentation")
 PARTS = ("train", "val", "test")
@@ -70,6 +71,7 @@ class Records:
     image_hashes: tuple[str, ...]  # sha256 of the content of each image (file bytes, array bytes)
     channels: int  # 1 if all images are grey, else 3
     white: int = 255  # the pixel value that is 1.0
+    side: int = 0  # median over images of the side, in stored pixels, of their square; 0: drawn at any size
     patient_ids: tuple[str, ...] | None = None
     parts: np.ndarray | None = None
     source: str = ""
@@ -77,6 +79,38 @@ class Records:
     synthetic: bool = False
     notes: tuple[str, ...] = ()
     exclusions: tuple[Exclusion, ...] = ()
+
+
+def with_task(records: Records, task: str | None) -> Records:
+    """The records with their class labels read as another task: grades as "ordinal", two classes as "binary".
+
+    Raises:
+        SpecError: a task that these labels cannot have; the message holds the nearest that they can.
+    """
+    if task is None or task == records.task:
+        return records
+    count = len(records.classes)
+    possible: tuple[str, ...] = ("multilabel",)
+    if records.task != "multilabel":
+        possible = ("binary", "multiclass") if count == 2 else ("multiclass", "ordinal")
+    if task not in possible:
+        what = (
+            "several label columns of 0 and 1"
+            if records.task == "multilabel"
+            else f"one label a sample, of {count} classes"
+        )
+        raise SpecError(f"task={task!r}: {records.name} has {what}; {nearest(task, possible)}")
+    if task == "ordinal" and not are_numbered(records.classes):
+        raise SpecError(
+            f"task='ordinal': the classes of {records.name} ({listed(records.classes, 5)}) have names that do "
+            "not say which is the higher grade. Cure: grades as numbers (0, 1, 2, ...), or names that begin "
+            "with them ('0_none', '1_mild'), or task='multiclass'."
+        )
+    notes = records.notes
+    numbers = [float(name) for name in records.classes if task == "ordinal" and re.fullmatch(r"-?\d+", name)]
+    if any(high - low > 1 for low, high in pairwise(numbers)):
+        notes += (f"Of the grades only {listed(records.classes)} occur: they count as neighbours of each other.",)
+    return replace(records, task=task, notes=notes)
 
 
 def fingerprint(records: Records, targets: np.ndarray, patient_ids: Sequence[str]) -> str:
@@ -105,6 +139,17 @@ def order_classes(names: Iterable[str]) -> tuple[str, ...]:
         if len(unique) == 2 and _is_negative(unique[1], unique[0]) and not _is_negative(unique[0], unique[1]):
             unique.reverse()
     return tuple(unique)
+
+
+def are_numbered(names: Sequence[str]) -> bool:
+    """Whether classes are in the order of numbers: they are numbers, or begin with them ("0_none", "1_mild").
+
+    >>> are_numbered(["0", "1", "10"]), are_numbered(["0_none", "1_mild"]), are_numbered(["mild", "none"])
+    (True, True, False)
+    """
+    first = [re.match(r"-?\d+(\.\d+)?", name) for name in names]
+    numbers = [float(found[0]) for found in first if found]
+    return len(numbers) == len(names) and all(low < high for low, high in pairwise(numbers))
 
 
 def _is_negative(name: str, other: str) -> bool:

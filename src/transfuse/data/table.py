@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from transfuse.data.files import ImageFiles, channels_and_white, file_notes, image_files_below, usable_files
+from transfuse.data.files import (
+    ImageFiles,
+    channels_and_white,
+    file_notes,
+    image_files_below,
+    median_side,
+    usable_files,
+)
 from transfuse.data.records import PART_NAMES, Exclusion, Records, listed, order_classes, positive_note, refuse_repeated
 from transfuse.errors import DataError, nearest
 
@@ -81,7 +88,7 @@ def read_table(
     exclusions = (*unlabelled, *unreadable)
     notes = [
         *(positive_note(classes, f"column {label_columns[0]!r}") if task == "binary" else ()),
-        *file_notes(files, exclusions, fit),
+        *file_notes(files, exclusions, fit, [ids[i] for i in good]),
     ]
     if guessed:
         notes.append(f"The column {patient_column!r} was taken to name the patients.")
@@ -100,6 +107,7 @@ def read_table(
         image_hashes=tuple(file.sha256 for file in files),
         channels=channels,
         white=white,
+        side=median_side(files, fit),
         patient_ids=_patients(frame, where, patient_column) if patient_column else None,
         parts=_parts(frame, where, part_column) if part_column else None,
         source=f"table {where}, label column(s) {', '.join(label_columns)}",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -30,10 +31,31 @@ class Terms:
 
 
 @dataclass(frozen=True)
-class Summed:
-    """Sums `(K, G)` per group: `values(weights (G, B)) -> (C, B)`."""
+class SparseTerms:
+    """Terms of which a sample has few: sample `samples[m]` adds `values[m]` to the sum `rows[m]` of K.
 
-    sums: np.ndarray
+    The same as `Terms` of a dense `(N, K)`, in the memory of what is not 0.
+    """
+
+    samples: np.ndarray
+    rows: np.ndarray
+    values: np.ndarray
+    size: int
+    finish: Callable[[np.ndarray], np.ndarray]
+
+    def summed(self, groups: np.ndarray, count: int) -> Summed:
+        """The terms summed within each of `count` groups."""
+        from scipy.sparse import csr_array
+
+        place = (self.rows, groups[self.samples])
+        return Summed(csr_array((self.values, place), shape=(self.size, count)), self.finish)  # adds up what coincides
+
+
+@dataclass(frozen=True)
+class Summed:
+    """Sums `(K, G)` per group, an array or a sparse one: `values(weights (G, B)) -> (C, B)`."""
+
+    sums: Any
     finish: Callable[[np.ndarray], np.ndarray]
 
     def __call__(self, weights: np.ndarray) -> np.ndarray:
@@ -91,7 +113,7 @@ def kappa_terms(cases: Cases) -> Terms:
     return Terms(np.column_stack([(i - j) ** 2, i, i**2, j, j**2, np.ones_like(i)]), finish)
 
 
-def calibration_terms(cases: Cases) -> Terms:
+def calibration_terms(cases: Cases) -> SparseTerms:
     """Expected calibration error in 15 equal bins (Guo et al. 2017, eq. 3): `sum_b n_b/n |accuracy_b - confidence_b|`.
 
     Exclusive classes: of the predicted class; multi-label: of each class's probability against its outcome.
@@ -105,16 +127,20 @@ def calibration_terms(cases: Cases) -> Terms:
         weight = np.ones_like(confidence)
     rows, classes = confidence.shape
     bins = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
-    gap, count = np.zeros((rows, classes, BINS)), np.zeros((rows, classes, BINS))
-    at = (np.arange(rows)[:, None], np.arange(classes)[None], bins)
-    gap[at], count[at] = weight * (outcome - confidence), weight
+    cell = (np.arange(classes) * BINS + bins).reshape(-1)
 
     def finish(sums: np.ndarray) -> np.ndarray:
         table = sums.reshape(2, classes, BINS, -1)
         top, bottom = np.abs(table[0]).sum(axis=1), table[1].sum(axis=1)
         return np.divide(top, bottom, out=np.full_like(top, np.nan), where=bottom > 0)
 
-    return Terms(np.concatenate([gap, count], axis=1).reshape(rows, -1), finish)
+    return SparseTerms(
+        samples=np.tile(np.repeat(np.arange(rows), classes), 2),
+        rows=np.concatenate([cell, classes * BINS + cell]),
+        values=np.concatenate([(weight * (outcome - confidence)).reshape(-1), weight.reshape(-1)]),
+        size=2 * classes * BINS,
+        finish=finish,
+    )
 
 
 def _ratios(top: np.ndarray, bottom: np.ndarray) -> Terms:

@@ -12,6 +12,7 @@ from transfuse.errors import DataError, SpecError, nearest
 from transfuse.metrics.cases import Cases, ClassCounts, OneClass, read_cases
 from transfuse.metrics.ranking import Auroc, PrecisionRecall, Ranked
 from transfuse.metrics.sums import (
+    SparseTerms,
     Terms,
     accuracy_terms,
     brier_terms,
@@ -47,7 +48,7 @@ class Metric:
     probabilities: bool = False
     needs: str = "any"
     curve: Curve | None = None
-    terms: Callable[[Cases], Terms] | None = None
+    terms: Callable[[Cases], Terms | SparseTerms] | None = None
     question: Callable[[Cases], Cases] | None = None
 
 
@@ -152,7 +153,7 @@ def evaluate(name: str, target: ArrayLike, scores: ArrayLike, weights: ArrayLike
     values = prepared.values(weight[:, None])[:, 0]
     defined = np.isfinite(values)
     if not defined.any():
-        raise DataError(_nothing_defined(METRICS[name], prepared.counts))
+        raise DataError(_nothing_defined(METRICS[name], prepared.counts, weight))
     lost = tuple(c for c, good in zip(prepared.classes, defined, strict=False) if not good)
     return MetricValue(
         value=float(values[defined].mean()),
@@ -248,10 +249,24 @@ def _prepare_sums(metric: Metric, cases: Cases, counts: dict[int, ClassCounts], 
     )
 
 
-def _nothing_defined(metric: Metric, counts: dict[int, ClassCounts]) -> str:
+def _nothing_defined(metric: Metric, counts: dict[int, ClassCounts], weight: np.ndarray | None = None) -> str:
+    """Why a metric has no value on these samples, or under these weights."""
     shown = ", ".join(f"class {c}: {n.positives} positive, {n.negatives} negative" for c, n in counts.items())
+    if weight is not None and not weight.any():
+        return f"{metric.name} is undefined, because all {weight.size} weights are 0; give some sample a weight above 0"
+    if metric.name == "kappa":
+        return (
+            "kappa is undefined, because the true and the predicted grades are all one and the same grade here "
+            f"({shown}); use a larger part, or a split stratified by class"
+        )
+    lack = {
+        "both": "no class has both positives and negatives",
+        "positives": "no class has positives",
+        "any": "no class has labels",
+    }[metric.needs]
+    given = "" if weight is None or weight.all() else f" with a weight above 0, which {np.count_nonzero(weight)} have"
     return (
-        f"{metric.name} is undefined for every class, because no class has both positives and negatives here "
+        f"{metric.name} is undefined for every class, because {lack} here{given} "
         f"({shown}); use a larger part, or a split stratified by class"
     )
 

@@ -38,12 +38,24 @@ HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """A file of weights: the name that was asked for, where it lies, the sha256 of its content and its licence."""
+    """A file of weights.
+
+    Args:
+        name: the name that was asked for.
+        path: where the file lies.
+        sha256: of its content.
+        licence: of the weights; None where it is not known.
+        mean: by which the images were normalised that the weights were trained on, one value a channel, of images in
+            [0, 1]; None where it is not known (local files).
+        std: the standard deviations that belong to it.
+    """
 
     name: str
     path: Path
     sha256: str
     licence: str | None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
 
 def find_weights(source: str, root: str | Path | None = None) -> WeightsFile:
@@ -68,9 +80,8 @@ def find_weights(source: str, root: str | Path | None = None) -> WeightsFile:
     config = _timm_tag(source)
     for path in (folder / f"{source}.safetensors" for folder in folders):
         if path.is_file():
-            return WeightsFile(source, path, sha256_of(path), config.license)
-    path = _from_hub(source, config.hf_hub_id, folders[0])
-    return WeightsFile(source, path, sha256_of(path), config.license)
+            return _tagged(source, path, config)
+    return _tagged(source, _from_hub(source, config.hf_hub_id, folders[0]), config)
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
@@ -144,6 +155,13 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
         f"{path} holds {held}, not a state dict, nor one under {', '.join(map(repr, WRAPPERS))}: "
         "save model.state_dict()."
     )
+
+
+def _tagged(source: str, path: Path, config: Any) -> WeightsFile:
+    mean, std = (
+        None if values is None else tuple(float(value) for value in values) for values in (config.mean, config.std)
+    )
+    return WeightsFile(source, path, sha256_of(path), config.license, mean, std)
 
 
 def _timm_tag(source: str) -> Any:

@@ -118,7 +118,9 @@ def compare(
     The two arms are trained with independent seeds and scored on the same samples. The variance over patients is that
     of 2,000 resamples of patients, the same for all runs; the variance over seeds is added; the patient x seed
     interaction, in both, is subtracted once (clipped at 0); Student's t with Satterthwaite's degrees of freedom.
-    EQUIVALENT is two one-sided tests at 5 % (Schuirmann 1987). With `folds` the metric is the mean over folds of the
+    EQUIVALENT is two one-sided tests at 5 % (Schuirmann 1987). Where all runs of both arms have the same value on every
+    resample, as collapsed networks and copies of one run do, there is no variance to test with: undecided, with a
+    caveat. With `folds` the metric is the mean over folds of the
     metric within a fold, and the variance between folds beyond that of patients is added with the factor `1/K +
     1/(K-1)` of Nadeau and Bengio 2003, which allows for training sets that overlap.
 
@@ -287,7 +289,7 @@ def _verdict(
             "were left out."
         )
     if spread.reason:
-        caveats.append(f"No interval: {spread.reason}. Test on more patients.")
+        caveats.append(f"No interval: {spread.reason}. {spread.cure}.")
         return "undecided", caveats
     single = (study.seeds_a == 1) + (study.seeds_b == 1)
     if single:

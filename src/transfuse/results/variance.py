@@ -12,6 +12,8 @@ from transfuse.results.planning import Components, t_quantile
 
 # Fewer usable resamples than this give no variance.
 _FEWEST_REPLICATES = 200
+# Values of a metric that are nearer than this are the same: what lies between them is rounding.
+_SAME = 1e-9
 _UNKNOWN = Components(math.nan, math.nan, math.nan, math.nan, math.nan, patients_df=math.nan)
 
 
@@ -24,6 +26,7 @@ class Spread:
         points: `(R,)` the metric of each run, A's seeds first.
         components: of the variance.
         reason: why no interval can be given; empty where one can.
+        cure: what would give one; empty where there is one.
         lost_resamples: share of resamples of patients that lacked a class, in [0, 1].
     """
 
@@ -32,6 +35,7 @@ class Spread:
     components: Components
     reason: str
     lost_resamples: float
+    cure: str = ""
 
 
 def column_of(part: Replicates, index: int) -> int:
@@ -55,9 +59,15 @@ def spread_of(columns: list[tuple[Replicates, int]], seeds_a: int, seeds_b: int,
     kept = values[:, usable]
     sign = np.r_[np.full(seeds_a, 1 / seeds_a), np.full(seeds_b, -1 / max(seeds_b, 1))]
     difference, lost = float(sign @ points), 1 - float(usable.mean())
-    reason = _reason(there, kept, bounds, len(columns))
+    reason, cure = _reason(there, kept, bounds, len(columns)), "Test on more patients"
+    if not reason and seeds_b > 0 and _all_the_same(there, kept):
+        reason = (
+            f"the arms give the same value on every resample ({points[0]:.3g} on the sample): the networks predict the "
+            "same for everybody, or they are copies of each other, and neither says how far two trainings differ"
+        )
+        cure = "Look at whether the networks have learned anything, and whether their seeds differ"
     if reason:
-        return Spread(difference, points, _UNKNOWN, reason, lost)
+        return Spread(difference, points, _UNKNOWN, reason, lost, cure)
     df = sum(one[2] - 1 for one in there)
     # A bootstrap variance of n patients is too small by (n - 1) / n.
     scale = sum(one[2] for one in there) / df
@@ -95,6 +105,16 @@ def _reason(
         # All resamples agree at the edge of the scale: a variance of 0 would claim a certainty that is not there.
         return f"every run reaches {kept[0, 0]:g} on every resample, so these patients cannot tell the arms apart"
     return ""
+
+
+def _all_the_same(there: list[tuple[np.ndarray, np.ndarray, int]], kept: np.ndarray) -> bool:
+    """Whether all runs of both arms have one value, on the sample and on each resample.
+
+    The variance is then 0 over patients and over seeds, and any margin would be met with certainty. It is withheld for
+    identical predictions that are not constant too: trainings that differ in nothing were not drawn independently (a
+    run compared with itself, copies, or no training at all), so they are no sample of how training varies.
+    """
+    return bool(np.ptp(kept, axis=0).max() <= _SAME and all(np.ptp(one[0]) <= _SAME for one in there))
 
 
 def _seed_terms(points: np.ndarray, values: np.ndarray, scale: float) -> tuple[float, float]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from transfuse.data.splits import Part, Split
 from transfuse.training.recipe import Recipe
@@ -17,7 +18,7 @@ def settings_of(
 ) -> dict[str, str]:
     """One readable line a setting; networks and data by a digest of what matters of them, never by a path.
 
-    The initial weights are not among them: a training that goes on has left them.
+    The initial weights are not among them: a training that goes on has left them (see `digest_of_weights`).
     """
     settings: dict[str, object] = {}
     for name, value in dataclasses.asdict(recipe).items():
@@ -37,6 +38,16 @@ def settings_of(
         "validation part": _part(split.val),
     }
     return {name: str(value) for name, value in settings.items()}
+
+
+def digest_of_weights(state: Mapping[str, Tensor]) -> str:
+    """The sha256 of a state dict: names, types, shapes and every bit, wherever and however it lies in memory."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        values = tensor.detach().cpu().contiguous()
+        digest.update(repr((name, str(values.dtype), tuple(values.shape))).encode())
+        digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _network(model: nn.Module) -> str:

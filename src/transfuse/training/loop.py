@@ -20,7 +20,7 @@ from transfuse.training import checkpoint
 from transfuse.training.batches import DROPOUT, Batches, make_batches, step_seed
 from transfuse.training.device import Runtime, channels_last, seed_step, training_mode
 from transfuse.training.history import Diverged, Epoch, History
-from transfuse.training.identity import settings_of
+from transfuse.training.identity import digest_of_weights, settings_of
 from transfuse.training.losses import Loss, loss_for
 from transfuse.training.optimizers import make_optimizer
 from transfuse.training.prediction import check_logits
@@ -68,14 +68,15 @@ def fit(
         seed: 0 or more.
         checkpoint_dir: a folder that gets `last.ckpt` and `best.safetensors` at each validation. If it holds a
             checkpoint of the same training, the training goes on from there: the epochs before it are yielded again
-            from the record, and the rest are bit-identical to those of a training that was never interrupted.
+            from the record, and the rest are bit-identical to those of a training that was never interrupted. The
+            model must have the weights with which that training began, or those of its last or best checkpoint.
         device: `auto`, `cpu`, `cuda` or `mps`.
         frozen_check: a function of the network whose value must not change, such as the output of its frozen blocks on
             a fixed batch; called at the start and at each validation.
 
     Raises:
-        TrainingError: arguments that cannot be meant, a checkpoint of another training or a damaged one, a
-            `frozen_check` that moved, an output that does not fit the classes.
+        TrainingError: arguments that cannot be meant, a checkpoint of another training, of a network that began with
+            other weights, or a damaged one, a `frozen_check` that moved, an output that does not fit the classes.
         Diverged: a TrainingError; the loss or a validation output is not finite.
         StoreError: the checkpoint cannot be written (disk full); the one before is intact.
     """
@@ -140,6 +141,7 @@ class _Training:
     runtime: Runtime
     folder: Path | None = None
     settings: dict[str, str] = field(default_factory=dict)
+    initial: str = ""  # digest of the weights at the first step, where there is a folder
     best: dict[str, Tensor] = field(default_factory=dict)
     last_good: tuple[int, float] = (0, math.nan)
 
@@ -255,6 +257,7 @@ def _save(training: _Training, epoch: Epoch) -> None:
         return
     state = {
         "settings": training.settings,
+        "initial": training.initial,
         "epochs": training.history.as_rows(),
         "model": training.model.state_dict(),
         "optimizer": training.optimizer.state_dict(),
@@ -267,17 +270,31 @@ def _save(training: _Training, epoch: Epoch) -> None:
 
 
 def _resume(training: _Training) -> None:
-    state = None if training.folder is None else checkpoint.load_state(training.folder, settings=training.settings)
-    if state is None or training.folder is None:
+    if training.folder is None:
         return
+    training.initial = here = digest_of_weights(training.model.state_dict())
+    state = checkpoint.load_state(training.folder, settings=training.settings)
+    if state is None:
+        return
+    history = training.history
+    history.restore(state["epochs"])
+    best = history.best
+    weights = None
+    if best is not None and best.step < history.step:
+        weights = checkpoint.load_weights(training.folder, step=best.step)
+    training.initial = state.get("initial", "")
+    own = {training.initial, *(digest_of_weights(one) for one in (state["model"], weights or {}))}
+    if not training.runtime.broadcast(not training.initial or here in own):
+        raise TrainingError(
+            f"the checkpoint {training.folder / checkpoint.LAST} is of a network that began with other weights, so its "
+            "epochs are not those of this one. Give the network its first weights, or name another checkpoint_dir"
+        )
     training.model.load_state_dict(state["model"])
     training.optimizer.load_state_dict(state["optimizer"])
     training.runtime.load_state_dict(state["runtime"])
-    training.history.restore(state["epochs"])
     training.last_good = (int(state["last_good"][0]), float(state["last_good"][1]))
-    best = training.history.best
-    if best is not None and best.step < training.history.step:
-        training.best = checkpoint.load_weights(training.folder, step=best.step)
+    if weights is not None:
+        training.best = weights
     elif best is not None:
         training.best = _copy(training.model)
         if training.runtime.is_main:
