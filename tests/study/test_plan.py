@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -15,6 +17,7 @@ from transfuse.models import create_model
 from transfuse.results.store import Store, write_json
 from transfuse.specs import StudySpec
 from transfuse.study.plan import check, plan, read_plan, replaced, status, write_plan
+from transfuse.study.sources import normalisation_note, open_data
 
 MakeStudy = Callable[..., StudySpec]
 
@@ -79,6 +82,41 @@ def test_checking_leaves_the_global_generator_alone(make_study: MakeStudy) -> No
     before = torch.get_rng_state()
     check(make_study())
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_weights_that_saw_other_pixel_values_are_said(
+    make_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """timm knows the normalisation of its tags: here one with mean and deviation 0.5, from a local copy of its file."""
+    tag = "resnetv2_50x1_bit.goog_in21k"
+    model = create_model("resnetv2_50x1_bit", classes=2)
+    torch.nn.init.normal_(model.norm.weight, 1.0, 0.1)
+    save_file(model.state_dict(), tmp_path / f"{tag}.safetensors")
+    study = make_study(
+        models={"net": {"name": "resnetv2_50x1_bit", "weights": tag}},
+        data={
+            "name": make_study().data.name,
+            "size": 32,
+            "channels": 3,
+            "root": str(tmp_path),
+        },
+    )
+    data = open_data(study.data)
+    note = normalisation_note(study.data, data, tag)
+    assert "were trained on images normalised by mean [0.5, 0.5, 0.5]" in note
+    assert normalisation_note(study.data, data, None) == ""
+    half = replace(study.data, normalise="half")
+    assert normalisation_note(half, open_data(half), tag) == ""
+
+
+def test_grades_of_a_file_are_ordinal_when_the_study_says_so(make_study: MakeStudy, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    grades = {f"{part}_labels": np.arange(40)[:, None] % 5 for part in ("train", "val", "test")}
+    images = {f"{part}_images": rng.integers(0, 255, (40, 16, 16), np.uint8) for part in ("train", "val", "test")}
+    np.savez(tmp_path / "grades.npz", **images, **grades)
+    data = {"name": str(tmp_path / "grades.npz"), "size": 16}
+    assert "; multiclass" in check(make_study(data=data)).lines[0]
+    assert "; ordinal" in check(make_study(data={**data, "task": "ordinal"}, metric="kappa")).lines[0]
 
 
 def test_status_reads_files_alone(make_study: MakeStudy, tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ class DataSpec:
         count: number of phantoms to draw; None is the phantom's default. Only for phantoms.
         seed: which phantoms are drawn, and which labels are permuted.
         image_column, label_columns, patient_column, part_column: columns of a table.
+        task: what class labels mean where the files cannot say: grades from a table are `ordinal`.
         bad_images: `raise` lists them; `exclude` leaves them out, named and counted.
         duplicates: what to do about identical images in two parts: `note`, `raise` or `drop`.
         permute_labels: negative control: labels are permuted over patients, and said so everywhere.
@@ -65,6 +66,7 @@ class DataSpec:
     label_columns: tuple[str, ...] = ()
     patient_column: str | None = None
     part_column: str | None = None
+    task: Literal["binary", "multiclass", "ordinal"] | None = None
     bad_images: Literal["raise", "exclude"] = "raise"
     duplicates: Literal["note", "raise", "drop"] = "note"
     permute_labels: bool = False

@@ -13,7 +13,7 @@ from transfuse.specs import DataSpec, StudySpec, read_yaml, study_from, to_yaml
 from transfuse.study.expand import PlannedRun, expand
 from transfuse.study.problems import device_problems, metric_problems, network_problems
 from transfuse.study.run import CHECKPOINT
-from transfuse.study.sources import fingerprint, open_data, split_data, weights_sha256
+from transfuse.study.sources import fingerprint, normalisation_note, open_data, split_data, weights_sha256
 
 if TYPE_CHECKING:
     from transfuse.data import Split
@@ -145,6 +145,10 @@ def check(study: StudySpec, where: str = "", device: str = "auto") -> Checked:
                 f"sources.{name}.train.monitor", source.train.monitor or "loss", splits[source.data].val
             )
     problems += network_problems(study, splits)
+    if not problems:
+        dataset = splits[study.data].test.dataset
+        notes = [normalisation_note(study.data, dataset, model.weights) for model in study.models.values()]
+        lines += [f"note: {note}" for note in dict.fromkeys(notes) if note]
     if problems:
         raise SpecError(list(dict.fromkeys(problems)), where)
     runs = plan(study)

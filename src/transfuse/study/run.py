@@ -17,13 +17,14 @@ from transfuse.results.store import RunRecord, Store, write_json, write_table, w
 from transfuse.study.events import Ended, Failed, Note, Started, Tell, Validated
 from transfuse.study.expand import PlannedRun
 from transfuse.study.measure import contiguous, environment, facts, history_table, recipe_of, test, total_steps
-from transfuse.study.sources import open_data, source_weights, split_data
+from transfuse.study.sources import normalisation_note, open_data, source_weights, split_data
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from transfuse.data import Split
+    from transfuse.data import Dataset, Split
     from transfuse.models import Blocks
+    from transfuse.specs import RunSpec
     from transfuse.training import Epoch
 
 CHECKPOINT = "last.ckpt"
@@ -136,12 +137,17 @@ def _do(run: PlannedRun, store: Store, device: str, tell: Tell) -> RunRecord:
         reason=diverged or epochs[-1].stop_reason or "",
         facts=facts(spec, model, transfer, dataset, split, epochs, time.monotonic() - began),
         metrics=metrics,
-        notes=tuple(dict.fromkeys((*dataset.notes, *split.notes))),
+        notes=tuple(dict.fromkeys((*dataset.notes, *split.notes, *_weight_notes(spec, dataset)))),
         transfer=tuple(transfer.rows()),
     )
     record = store.finish(record, outputs)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return record
+
+
+def _weight_notes(spec: RunSpec, dataset: Dataset) -> list[str]:
+    note = normalisation_note(spec.data, dataset, spec.model.weights) if spec.init.needs_weights else ""
+    return [note] if note else []
 
 
 def _some_images(split: Split) -> Tensor:

@@ -70,6 +70,24 @@ def _find(source: str, root: str | None) -> WeightsFile:
     return find_weights(source, Path(root) if root else None)
 
 
+def normalisation_note(spec: DataSpec, dataset: Dataset, weights: str | None) -> str:
+    """What to know where weights of a timm tag were trained on images normalised otherwise; empty where nothing is."""
+    if weights is None or weights.startswith("run:"):
+        return ""
+    file = _find(weights, spec.root)
+    if file.mean is None or file.std is None:
+        return ""
+    theirs = [sum(values) / len(values) for values in (file.mean, file.std)]
+    ours = [sum(values) / len(values) for values in (dataset.mean, dataset.std)]
+    if all(abs(one - other) < 0.02 for one, other in zip(theirs, ours, strict=True)):
+        return ""
+    return (
+        f"The weights {weights} were trained on images normalised by mean {list(file.mean)} and standard deviation "
+        f"{list(file.std)}, and these are by {list(dataset.mean)} and {list(dataset.std)}: set data.normalise to "
+        "theirs, or the pretrained arms are at a disadvantage."
+    )
+
+
 def source_weights(spec: RunSpec, store: Store) -> dict[str, Tensor] | None:
     """The weights that a run starts from; None for a random start."""
     from transfuse.models.weights import read_weights
