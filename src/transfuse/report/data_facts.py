@@ -19,6 +19,7 @@ DEFAULTS: dict[str, Any] = {
     "label_columns": (),
     "patient_column": None,
     "part_column": None,
+    "task": None,
     "bad_images": "raise",
     "duplicates": "note",
     "permute_labels": False,
