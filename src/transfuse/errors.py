@@ -83,7 +83,7 @@ class ExtraNotInstalled(TransfuseError):
         )
 
 
-def nearest(name: object, choices: Iterable[object], *, most: int = 12) -> str:
+def nearest(name: object, choices: Iterable[object], *, most: int = 24) -> str:
     """The end of a message about an unknown name: the nearest choice first, then the choices.
 
     >>> nearest("densnet", ["densenet121", "resnet50"])

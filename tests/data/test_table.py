@@ -209,3 +209,11 @@ def test_rows_that_cannot_be_used_are_left_out_by_name(write_table: Write) -> No
     }
     assert dataset.sample_ids == ("0.png", "1.png", "3.png", "4.png", "5.png")
     assert any(note.startswith("2 of 7 samples were left out (2.png: no value") for note in dataset.notes)
+
+
+def test_a_table_of_the_current_folder_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
+    Image.fromarray(np.ones((8, 8), np.uint8)).save(tmp_path / "b.png")
+    (tmp_path / "table.csv").write_text("image,label\na.png,x\nb.png,y\n")
+    monkeypatch.chdir(tmp_path)
+    assert open_dataset("table.csv", size=8).info.name == tmp_path.name

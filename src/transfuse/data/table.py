@@ -98,7 +98,7 @@ def read_table(
         )
     channels, white = channels_and_white(files)
     return Records(
-        name=path.parent.name if path.stem.lower() in _GENERIC else path.stem,
+        name=path.resolve().parent.name if path.stem.lower() in _GENERIC else path.stem,
         task=task,
         classes=classes,
         targets=targets,

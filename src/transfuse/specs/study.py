@@ -384,7 +384,7 @@ class StudySpec:
                     )
         asked = {(model.weights or "").removeprefix("run:") for model in self.models.values()}
         for name, source in self.sources.items():
-            if name not in asked:
+            if name not in asked and not any(problem.startswith("models.") for problem in problems):
                 problems.append(
                     f"sources.{name}: no model starts from it; give a model weights: run:{name}, or remove it"
                 )
