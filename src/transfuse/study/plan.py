@@ -69,7 +69,7 @@ def replaced(store: Store, study: StudySpec, runs: list[PlannedRun]) -> str:
 
 @dataclass(frozen=True)
 class RunStatus:
-    """Where one run stands: `finished`, `diverged`, `failed`, `running`, `interrupted` or `waiting`."""
+    """Where one run stands: `finished`, `diverged`, `failed`, `damaged`, `running`, `interrupted` or `waiting`."""
 
     row: dict[str, Any]
     state: str
