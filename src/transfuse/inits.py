@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from transfuse.errors import TransferError, nearest
 from transfuse.models.blocks import Blocks, check_blocks, is_under
+from transfuse.models.draws import fresh_linear_, generator_of
 from transfuse.models.matching import match_weights
 from transfuse.models.transfer import TensorTransfer, Transfer
 from transfuse.models.weights import find_weights, read_weights, rename
@@ -180,12 +180,6 @@ def initialise_(
     return Transfer(tuple(rows), *origin, matched.first_layer, matched.excused, count, seed)
 
 
-def generator_of(seed: int, name: str) -> torch.Generator:
-    """A generator on the CPU that is a function of the seed and the tensor's name (63 bits of their sha256)."""
-    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-
-
 def _draw(module: nn.Module, name: str, present: Tensor, scheme: str, source: Tensor | None, seed: int) -> Tensor:
     """The new values of one entry of the state dict, on the CPU."""
     leaf = name.rpartition(".")[2]
@@ -211,8 +205,7 @@ def _random(module: nn.Module, name: str, empty: Tensor, scheme: str, seed: int)
     path, _, leaf = name.rpartition(".")
     generator, drawing = generator_of(seed, name), RANDOM[scheme]
     if isinstance(module, nn.Linear) and drawing is None:
-        bound = 1 / math.sqrt(module.in_features)
-        return empty.uniform_(-bound, bound, generator=generator)
+        return fresh_linear_(empty, module.in_features, seed, name)
     if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear) and leaf != "weight":
         return empty.zero_()
     if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear) and drawing is not None:

@@ -32,12 +32,14 @@ class Block:
         paths: the modules or parameters that it owns, as in `model.get_submodule`.
         output: the module whose output is the block's output.
         cut: whether the network may be cut after it.
+        stays: whether a network cut below it keeps it: the norm on top of a transformer's blocks.
     """
 
     name: str
     paths: tuple[str, ...]
     output: str
     cut: bool = True
+    stays: bool = False
 
     def owns(self, key: str) -> bool:
         """Whether the module, parameter or buffer `key` belongs to this block (`layer3.1` does not own `layer3.10`)."""
@@ -134,7 +136,7 @@ def blocks_of(model: nn.Module, level: str = "stage") -> Blocks:
     """
     if level not in LEVELS:
         raise BlocksError(f"Unknown level {level!r}: {nearest(level, LEVELS)}")
-    family = _family(model)
+    family = family_of(model)
     defined = tuple(family.levels) if family else LEVELS[:3]
     if level not in defined:
         what = f"the {family.name} family" if family else f"the network {type(model).__name__}"
@@ -201,7 +203,8 @@ def _some(names: list[str], most: int = 8) -> str:
     return ", ".join(names[:most]) + (f", ... ({len(names) - most} more)" if len(names) > most else "")
 
 
-def _family(model: nn.Module) -> Family | None:
+def family_of(model: nn.Module) -> Family | None:
+    """The family of networks that a network is recognised to belong to, None for any other."""
     children = dict(model.named_children())
     for family in FAMILIES:
         if all(name in children for name in family.recognised_by):
@@ -218,4 +221,4 @@ def _expand(model: nn.Module, rule: Rule) -> Iterator[Block]:
             found += [f"{name}.{child}".lstrip(".") for child in children if fnmatchcase(child, part)]
         names = found
     for name in names:
-        yield Block(name, rule.paths or (name,), rule.output or name, rule.cut)
+        yield Block(name, rule.paths or (name,), rule.output or name, rule.cut, rule.stays)

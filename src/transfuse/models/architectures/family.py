@@ -15,12 +15,14 @@ class Rule:
         paths: modules or parameters that the block owns; empty: the module of the same name.
         output: the module whose output is the block's; empty: the module of the same name.
         cut: False for a block after which the network cannot be cut.
+        stays: True for a norm on top of the blocks that a network keeps when it is cut below it.
     """
 
     name: str
     paths: tuple[str, ...] = ()
     output: str = ""
     cut: bool = True
+    stays: bool = False
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,14 @@ class Family:
         recognised_by: direct children of the network that must all be there.
         head: modules of the classifier.
         levels: the rules of each level; a level that is not here is not defined for the family.
+        pool: the module that pools the last feature map to one vector; empty where there is none.
+        random: what the random start "default" means for its convolutions and linear layers: "default" (N(0, 2 /
+            fan_out) and uniform +-1/sqrt(fan_in)) or "trunc_normal" (transformers).
     """
 
     name: str
     recognised_by: tuple[str, ...]
     head: tuple[str, ...]
     levels: Mapping[str, tuple[Rule, ...]]
+    pool: str = ""
+    random: str = "default"
