@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from itertools import accumulate
 from typing import overload
 
 from torch import nn
 
 from transfuse.errors import BlocksError, nearest
-from transfuse.models.architectures import FAMILIES, Family, Rule
+from transfuse.models.architectures import FAMILIES, Each, Family, Rule
 from transfuse.models.generic import generic_blocks
 
 LEVELS = ("stage", "block", "layer", "wt-st")
 
-BY_HAND = """Say by hand how it is cut, and pass this where blocks are asked for:
-  Blocks("stage", items=(Block("stem", paths=("conv1", "bn1"), output="bn1"), Block("body", paths=("body",),
-         output="body")), head=("fc",))
-where `paths` are the modules or parameters that a block owns, `output` the module whose output is the block's, in the
+BY_HAND = """Say by hand how it is cut: pass this where blocks are asked for, or give the network a method that
+returns it, which works in study files too:
+  from transfuse.models import Block, Blocks
+  def transfuse_blocks(self, level):
+      return Blocks(level, (Block("stem", ("conv1", "bn1"), "bn1"), Block("body", ("body",), "body")), head=("fc",))
+A Block is a name, the modules or parameters that it owns, and the module whose output is the block's; they stand in the
 order of the forward pass, and every entry of the state dict has exactly one owner."""
 
 
@@ -126,16 +129,29 @@ def blocks_of(model: nn.Module, level: str = "stage") -> Blocks:
     tables of M, where M has one). Families with a data file (`models/architectures`) are cut as the papers cut them;
     an `nn.Sequential` is cut at its children (level "block": nested ones too); any other timm network at its direct
     children, if one forward pass without data (on the meta device) shows that they run one after the other.
+    A network of your own says it by a method `transfuse_blocks(level)` that returns its `Blocks`. Blocks that a
+    truncated network has given up (nothing but `nn.Identity` is left of them) are left out.
 
-    Raises BlocksError for an unknown level, for a level that the papers do not define for this family, and for a
-    network that cannot be cut honestly; the message shows how to give the blocks by hand.
+    Raises BlocksError for an unknown level, for a level that the papers do not define for this family, for blocks of
+    a network's own that are no complete partition, and for a network that cannot be cut honestly; the message shows
+    how to give the blocks by hand.
 
     >>> from transfuse.models.create import create_model
     >>> blocks_of(create_model("cbr_small", classes=5)).names
     ('layer1', 'layer2', 'layer3', 'layer4')
+    >>> class Mine(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.body, self.fc = nn.Conv2d(3, 8, 3), nn.Linear(8, 2)
+    ...     def transfuse_blocks(self, level):
+    ...         return Blocks(level, (Block("body", paths=("body",), output="body"),), head=("fc",))
+    >>> blocks_of(Mine()).names
+    ('body',)
     """
     if level not in LEVELS:
         raise BlocksError(f"Unknown level {level!r}: {nearest(level, LEVELS)}")
+    if callable(own := getattr(model, "transfuse_blocks", None)):
+        return check_blocks(model, _present(model, _told(model, own(level), level)))
     family = family_of(model)
     defined = tuple(family.levels) if family else LEVELS[:3]
     if level not in defined:
@@ -145,7 +161,9 @@ def blocks_of(model: nn.Module, level: str = "stage") -> Blocks:
             f"{', '.join(defined)}. Level 'stage' or 'block' with rest='mean_var' does the same on its own blocks."
         )
     if family:
-        items = tuple(block for rule in family.levels[level] for block in _expand(model, rule))
+        modules = dict(model.named_modules())
+        known = {*modules, *model.state_dict()}
+        items = tuple(block for rule in family.levels[level] for block in _expand(modules, known, rule))
         head = family.head
     else:
         parts = generic_blocks(model, nested=level != "stage")
@@ -155,7 +173,7 @@ def blocks_of(model: nn.Module, level: str = "stage") -> Blocks:
             )
         items = tuple(Block(part.name, part.paths, part.output) for part in parts.items)
         head = parts.head
-    return check_blocks(model, Blocks(level, items, head))
+    return check_blocks(model, _present(model, Blocks(level, items, head)))
 
 
 def check_blocks(model: nn.Module, blocks: Blocks) -> Blocks:
@@ -183,10 +201,14 @@ def check_blocks(model: nn.Module, blocks: Blocks) -> Blocks:
                 f"{nearest(block.output, modules, most=4)}"
             )
     problems += [f"the network has no head {path!r}" for path in blocks.head if path not in known]
-    owners = {
-        key: [b.name for b in blocks if b.owns(key)] + ["head"] * any(is_under(key, path) for path in blocks.head)
-        for key in keys
-    }
+    claims: dict[str, dict[str, None]] = {}
+    for name, paths in (*((block.name, block.paths) for block in blocks), ("head", blocks.head)):
+        for path in paths:
+            claims.setdefault(path, {})[name] = None
+    owners: dict[str, dict[str, None]] = {}
+    for key in keys:
+        over = accumulate(key.split("."), "{}.{}".format)  # "a.b.weight": itself, and what it may lie under
+        owners[key] = {name: None for path in over for name in claims.get(path, ())}
     if orphans := [key for key, owner in owners.items() if not owner]:
         problems.append(f"{len(orphans)} of {len(keys)} entries have no owner: {_some(orphans)}")
     if shared := [f"{key} ({', '.join(owner)})" for key, owner in owners.items() if len(owner) > 1]:
@@ -203,22 +225,68 @@ def _some(names: list[str], most: int = 8) -> str:
     return ", ".join(names[:most]) + (f", ... ({len(names) - most} more)" if len(names) > most else "")
 
 
+def _told(model: nn.Module, blocks: object, level: str) -> Blocks:
+    """What a network's own `transfuse_blocks(level)` returned, if it is Blocks of that level."""
+    if not isinstance(blocks, Blocks) or blocks.level != level:
+        found = f"Blocks of level {blocks.level!r}" if isinstance(blocks, Blocks) else f"a {type(blocks).__name__}"
+        raise BlocksError(
+            f"transfuse_blocks({level!r}) of {type(model).__name__} returned {found}, expected Blocks of level "
+            f"{level!r}; for a level that the network does not have it raises BlocksError.\n{BY_HAND}"
+        )
+    return blocks
+
+
+def _present(model: nn.Module, blocks: Blocks) -> Blocks:
+    """The blocks of which more than `nn.Identity` is there: a truncated network keeps its names, not its blocks."""
+    modules = dict(model.named_modules())
+    items = tuple(
+        block for block in blocks if not all(path in modules and _empty(modules[path]) for path in block.paths)
+    )
+    return Blocks(blocks.level, items, blocks.head)
+
+
+def _empty(module: nn.Module) -> bool:
+    """Whether a module is `nn.Identity`, or holds nothing else."""
+    if isinstance(module, nn.Identity):
+        return True
+    children = list(module.children())
+    own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    return bool(children) and not own and all(_empty(child) for child in children)
+
+
 def family_of(model: nn.Module) -> Family | None:
     """The family of networks that a network is recognised to belong to, None for any other."""
-    children = dict(model.named_children())
-    for family in FAMILIES:
-        if all(name in children for name in family.recognised_by):
-            return family
-    return None
+    modules = {name for name, _ in model.named_modules()}
+    return next((family for family in FAMILIES if modules.issuperset(family.recognised_by)), None)
 
 
-def _expand(model: nn.Module, rule: Rule) -> Iterator[Block]:
+def _expand(modules: dict[str, nn.Module], known: set[str], rule: Rule | Each) -> Iterator[Block]:
+    """The blocks of a rule: paths that the network lacks are left out, and a block without any."""
+    if isinstance(rule, Each):
+        for module in _matching(modules, rule.modules):
+            for inner in rule.rules:
+                yield from _expand(modules, known, _within(inner, module))
+        return
+    for name in _matching(modules, rule.name):
+        if paths := tuple(path for path in rule.paths or (name,) if path in known):
+            yield Block(name, paths, rule.output or paths[-1], rule.cut, rule.stays)
+
+
+def _within(rule: Rule | Each, module: str) -> Rule | Each:
+    """A rule with the path of a module in the place of `{}`."""
+    if isinstance(rule, Each):
+        return Each(rule.modules.replace("{}", module), rule.rules)
+    paths = tuple(path.replace("{}", module) for path in rule.paths)
+    return replace(rule, name=rule.name.replace("{}", module), paths=paths, output=rule.output.replace("{}", module))
+
+
+def _matching(modules: dict[str, nn.Module], pattern: str) -> list[str]:
+    """The names that a pattern stands for; a part with `*` is every child that matches, any other part is itself."""
     names = [""]
-    for part in rule.name.split("."):
-        found = []
-        for name in names:
-            children = [child for child, _ in model.get_submodule(name).named_children()] if "*" in part else [part]
-            found += [f"{name}.{child}".lstrip(".") for child in children if fnmatchcase(child, part)]
-        names = found
-    for name in names:
-        yield Block(name, rule.paths or (name,), rule.output or name, rule.cut, rule.stays)
+    for part in pattern.split("."):
+        if "*" in part:
+            there = [(name, child) for name in names if name in modules for child, _ in modules[name].named_children()]
+            names = [f"{name}.{child}".lstrip(".") for name, child in there if fnmatchcase(child, part)]
+        else:
+            names = [f"{name}.{part}".lstrip(".") for name in names]
+    return names

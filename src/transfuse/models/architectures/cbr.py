@@ -11,4 +11,5 @@ CBR = Family(
     recognised_by=("layer1", "layer2", "layer3", "layer4", "global_pool", "flatten", "head"),
     head=("head",),
     levels={"stage": _LAYERS, "block": _LAYERS, "layer": _LAYERS},
+    pool="global_pool",
 )

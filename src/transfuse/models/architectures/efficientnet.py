@@ -17,4 +17,5 @@ EFFICIENTNET = Family(
     recognised_by=("conv_stem", "bn1", "blocks", "conv_head", "bn2", "classifier"),
     head=("classifier",),
     levels={"stage": (_STEM, Rule("blocks.*"), _LAST), "block": _RESIDUALS, "layer": _RESIDUALS},
+    pool="global_pool",
 )

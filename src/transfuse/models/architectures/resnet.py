@@ -8,6 +8,8 @@ is one module `conv1`, so it needs no rule of its own.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from transfuse.models.architectures.family import Family, Rule
 
 _STEM = Rule("stem", ("conv1", "bn1"), "maxpool")
@@ -25,4 +27,7 @@ RESNET = Family(
         "layer": (Rule("conv1", ("conv1", "bn1"), "conv1", cut=False), *_RESIDUAL_BLOCKS),
         "wt-st": (Rule("conv1"), Rule("bn1"), *_STAGES),
     },
+    pool="global_pool",
 )
+
+TORCHVISION_RESNET = replace(RESNET, recognised_by=(*RESNET.recognised_by, "avgpool"), pool="avgpool")
