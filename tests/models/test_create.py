@@ -14,10 +14,15 @@ from transfuse.models import create_model, list_models
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "resnet5O"}, r"Unknown network 'resnet5O': did you mean 'resnet50'"),
+        ({"name": "resnet5O"}, r"Unknown network 'resnet5O': did you mean 'resnet5[06]'\? Choices: .*resnet50, "),
+        ({"name": "resnet1OO"}, r"Unknown network 'resnet1OO': did you mean 'resnet1.*'package.module:function'"),
+        ({"name": "unet_resnet43"}, r"did you mean 'unet_resnet34'"),
+        ({"name": "resnet50_tfslim"}, r"did you mean 'resnet50_tfslim_v[12]'.*resnet50_tfslim_v1, "),
         ({"name": "cbr_smal"}, r"did you mean 'cbr_small'"),
         ({"name": "resnet50.a1_in1k"}, r"names weights, not a network: create 'resnet50' and give 'resnet50.a1_in1k'"),
         ({"name": "resnet18", "padding": "same"}, r"'resnet18' has no choice of padding"),
+        ({"name": "resnet20", "padding": "same"}, r"'resnet20' has no choice of padding"),
+        ({"name": "cbr_small", "image_size": 0}, r"image_size=0 .*at least 1"),
         ({"name": "mobilenetv2_100", "padding": "valid"}, r"Unknown padding 'valid' of 'mobilenetv2_100'.*same"),
         ({"name": "cbr_small", "classes": 0}, r"classes=0 .*at least 1"),
         ({"name": "cbr_small", "channels": 1.5}, r"channels=1.5 .*whole number"),
@@ -33,10 +38,18 @@ def test_list_models_knows_ours_and_timm_s() -> None:
     assert list_models("resnet1*_cifar") == ["resnet18_cifar", "resnet101_cifar", "resnet152_cifar"]
     everything = list_models()
     assert {"cbr_tiny", "resnet50", "mobilenetv2_100", "efficientnet_b0"} <= set(everything)
+    assert {"resnet50_tfslim_v1", "resnet50_tfslim_v2", "resnet56", "unet_resnet34"} <= set(everything)
     assert len(everything) == len(set(everything))
 
 
-@pytest.mark.parametrize("name", ["cbr_demo", "test_resnet", "mobilenetv2_050"])
+def test_the_first_four_arguments_may_go_without_their_names() -> None:
+    model = create_model("cbr_demo", 4, 1, 2, device="meta").eval()
+    assert model(torch.zeros(2, 1, 64, 64, device="meta")).shape == (2, 4)
+
+
+@pytest.mark.parametrize(
+    "name", ["cbr_demo", "test_resnet", "mobilenetv2_050", "resnet20", "resnet50_tfslim_v1", "resnet50_tfslim_v2"]
+)
 @pytest.mark.parametrize("channels", [1, 3, 5])
 def test_channels_and_classes(name: str, channels: int) -> None:
     model = create_model(name, classes=4, channels=channels, device="meta").eval()
@@ -71,7 +84,7 @@ def test_a_transformer_is_built_for_the_size_of_the_images() -> None:
 def test_timm_is_not_imported_before_it_is_needed() -> None:
     code = (
         "import sys, transfuse.models as m; m.blocks_of(m.create_model('cbr_demo', classes=2));"
-        "sys.exit('timm' in sys.modules or 'torchvision' in sys.modules)"
+        "sys.exit(bool({'timm', 'torchvision', 'monai', 'segmentation_models_pytorch'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -1,9 +1,11 @@
-"""Networks by name: the CBR family of this project, and every network of timm."""
+"""Networks by name: the CBR family and other networks of this project, timm's, MONAI's, and anybody's own."""
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,19 +13,34 @@ from torch import nn
 
 from transfuse.errors import SpecError, nearest
 from transfuse.models.cbr import CBR_NETWORKS, PADDINGS, cbr, smallest_image
+from transfuse.models.deferred import DeferredDraws
+from transfuse.models.foreign import foreign_network
+from transfuse.models.networks_3d import NETWORKS_3D, network_3d
+from transfuse.models.resnet_cifar import RESIDUALS, CifarResNet
+from transfuse.models.resnet_tfslim import TFSlimV2, tfslim_v1
 from transfuse.models.torchvision_operators import declare_operators
+from transfuse.models.unet import UNETS, unet
 
 # V, appendix A: a ResNet whose 7 x 7 convolution and pooling are replaced by one 3 x 3 convolution of stride 1.
 CIFAR_RESNETS = {f"resnet{layers}_cifar": f"resnet{layers}" for layers in (18, 34, 50, 101, 152)}
 
 TIMM_PADDINGS = {"same": "same", "symmetric": ""}  # of the networks of timm.models.efficientnet
 
+Builder = Callable[[], nn.Module]
+
+OWN: dict[str, Callable[[int, int], nn.Module]] = {  # (classes, channels) to a network for images of any size
+    "resnet50_tfslim_v1": tfslim_v1,
+    "resnet50_tfslim_v2": TFSlimV2,
+    **{name: partial(CifarResNet, residuals) for name, residuals in RESIDUALS.items()},
+}
+
 
 def create_model(
     name: str,
-    *,
     classes: int,
     channels: int = 3,
+    spatial_dims: int = 2,
+    *,
     image_size: int | None = None,
     padding: str | None = None,
     device: str = "cpu",
@@ -35,9 +52,23 @@ def create_model(
     whether softmax or independent sigmoids follow is the loss's business.
 
     Args:
-        name: a network of the CBR family, `resnet18_cifar` (and 34, 50, 101, 152: METHODS MOD-9), or one of timm's.
+        name: one of
+
+            - the CBR family of T (`cbr_large_t`, ..., METHODS MOD-1 to MOD-5);
+            - timm's networks;
+            - `resnet50_tfslim_v1` and `_v2`: TF-slim's ResNet-50, which T trained (MOD-6);
+            - `resnet50_cifar` (and 18, 34, 101, 152): a first convolution of 3 x 3 and no pooling, for small images
+              (V, MOD-9);
+            - `resnet20`, 32, 44, 56, 110: the narrow ResNets of He et al. (2015) for CIFAR-10;
+            - `unet_resnet34` (and 18, 50): U-Nets, which map to (N, classes, H, W) (MOD-15; extra `segmentation`);
+            - with spatial_dims=3, for volumes (N, channels, D, H, W): `resnet18`, `resnet34`, `resnet50`,
+              `densenet121` and `resnext101` (MOD-15; extra `3d`);
+            - `package.module:function`: a function of your own that takes `classes` and `channels` (`spatial_dims` and
+              `image_size` only if it has such arguments) and returns the network.
+
         classes: outputs of the head.
         channels: input channels.
+        spatial_dims: 2 for images, 3 for volumes.
         image_size: side of the images in pixels; needed where the network is built for one size (transformers), and
             checked where it is too small for the network.
         padding: "same", "valid" or "same_pool" for the CBR family (see `cbr`), "same" or "symmetric" for MobileNet and
@@ -49,30 +80,36 @@ def create_model(
     >>> sum(parameter.numel() for parameter in create_model("cbr_large_t", classes=5).parameters())
     8539173
     """
-    for argument, value in (("classes", classes), ("channels", channels), ("image_size", image_size or 1)):
+    counts = (("classes", classes), ("channels", channels), ("image_size", 1 if image_size is None else image_size))
+    for argument, value in counts:
         if not isinstance(value, int) or value < 1:
             raise SpecError(f"{argument}={value!r} of the network {name!r}: expected a whole number of at least 1.")
     if device not in ("cpu", "meta"):
         raise SpecError(f"Unknown device {device!r}: {nearest(device, ('cpu', 'meta'))} (move the network afterwards)")
+    _check_spatial_dims(spatial_dims, f" of the network {name!r}")
+    # Imports happen here and not on the meta device, where a module would keep what it computes once without values.
+    build = _builder(name, classes, channels, spatial_dims, image_size, padding)
     state = torch.get_rng_state()
     torch.default_generator.manual_seed(0)
     try:
         with torch.device(device):
-            if name in CBR_NETWORKS:
-                return _cbr(name, classes, channels, image_size, padding or "same")
-            return _timm(name, classes, channels, image_size, padding)
+            return build().to(device)  # a tensor that a network makes by itself may be elsewhere
     finally:
         torch.set_rng_state(state)
 
 
-def list_models(pattern: str = "*") -> list[str]:
+def list_models(pattern: str = "*", spatial_dims: int = 2) -> list[str]:
     """The names that `create_model` knows and that match a shell pattern, this project's own first.
 
-    >>> list_models("cbr_large*")
-    ['cbr_large_t', 'cbr_large_w']
+    Raises SpecError for spatial_dims other than 2 and 3.
+
+    >>> list_models("cbr_large*"), list_models("*net50", spatial_dims=3)
+    (['cbr_large_t', 'cbr_large_w'], ['resnet50'])
     """
-    own = [name for name in (*CBR_NETWORKS, *CIFAR_RESNETS) if fnmatchcase(name, pattern)]
-    return [*own, *(name for name in _timm_names() if fnmatchcase(name, pattern))]
+    _check_spatial_dims(spatial_dims, "")
+    if spatial_dims == 3:
+        return [name for name in NETWORKS_3D if fnmatchcase(name, pattern)]
+    return [name for name in (*_own_names(), *_timm_names()) if fnmatchcase(name, pattern)]
 
 
 def import_timm() -> Any:
@@ -90,6 +127,41 @@ def _timm_names() -> list[str]:
     return list(timm_models())
 
 
+def _own_names() -> tuple[str, ...]:
+    return (*CBR_NETWORKS, *CIFAR_RESNETS, *OWN, *UNETS)
+
+
+def _check_spatial_dims(spatial_dims: int, where: str) -> None:
+    if not isinstance(spatial_dims, int) or spatial_dims not in (2, 3):
+        raise SpecError(
+            f"spatial_dims={spatial_dims!r}{where}: expected 2 for images (the networks of list_models()) or 3 for "
+            f"volumes ({', '.join(NETWORKS_3D)})."
+        )
+
+
+def _builder(
+    name: str, classes: int, channels: int, spatial_dims: int, image_size: int | None, padding: str | None
+) -> Builder:
+    """What builds the network, once everything is checked and imported."""
+    if spatial_dims == 2 and name in CBR_NETWORKS:
+        return partial(_cbr, name, classes, channels, image_size, padding or "same")
+    if spatial_dims == 2 and name not in (*OWN, *UNETS) and ":" not in name:
+        return _timm(name, classes, channels, image_size, padding)
+    if padding is not None:
+        raise SpecError(f"padding={padding!r}: {name!r} has no choice of padding, leave it out.")
+    if ":" in name:
+        return foreign_network(
+            name, classes=classes, channels=channels, spatial_dims=spatial_dims, image_size=image_size
+        )
+    if spatial_dims == 3:
+        return network_3d(name, classes=classes, channels=channels)
+    if name in UNETS:
+        return unet(name, classes=classes, channels=channels)
+    if name.startswith("resnet50_tfslim"):
+        import_timm()  # of which they are built
+    return partial(OWN[name], classes, channels)
+
+
 def _cbr(name: str, classes: int, channels: int, image_size: int | None, padding: str) -> nn.Module:
     model = cbr(name, classes=classes, channels=channels, padding=padding)
     smallest = smallest_image(name, padding)
@@ -102,7 +174,7 @@ def _cbr(name: str, classes: int, channels: int, image_size: int | None, padding
     return model
 
 
-def _timm(name: str, classes: int, channels: int, image_size: int | None, padding: str | None) -> nn.Module:
+def _timm(name: str, classes: int, channels: int, image_size: int | None, padding: str | None) -> Builder:
     import_timm()
     from timm.models import create_model as timm_model
     from timm.models import get_pretrained_cfg, is_model, is_model_in_modules
@@ -110,9 +182,14 @@ def _timm(name: str, classes: int, channels: int, image_size: int | None, paddin
     known = CIFAR_RESNETS.get(name, name)
     architecture, _, tag = known.partition(".")
     if not is_model(architecture):
-        choices = [*CBR_NETWORKS, *CIFAR_RESNETS, *_timm_names()]
-        close = difflib.get_close_matches(name, choices, n=6, cutoff=0.5)
-        raise SpecError(f"Unknown network {name!r}: {nearest(name, [*close, *CBR_NETWORKS][:12])} or one of timm's.")
+        if name in NETWORKS_3D:
+            raise SpecError(f"{name!r} is a network for volumes: give spatial_dims=3.")
+        close = difflib.get_close_matches(name, [*_own_names(), *_timm_names()], n=6, cutoff=0.5)
+        choices = dict.fromkeys([*close, *CBR_NETWORKS, *OWN, *UNETS])
+        raise SpecError(
+            f"Unknown network {name!r}: {nearest(name, list(choices)[:24])}, one of timm's or a function of your "
+            "own as 'package.module:function'."
+        )
     if tag:
         raise SpecError(
             f"{name!r} names weights, not a network: create {architecture!r} and give {name!r} as the source of "
@@ -128,9 +205,16 @@ def _timm(name: str, classes: int, channels: int, image_size: int | None, paddin
     config = get_pretrained_cfg(architecture)
     if image_size is not None and config is not None and config.fixed_input_size:
         arguments["img_size"] = image_size
-    model = timm_model(architecture, pretrained=False, num_classes=classes, in_chans=channels, **arguments)
-    if name in CIFAR_RESNETS:
-        model.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
-        nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
-        model.maxpool = nn.Identity()
+    arguments |= {"pretrained": False, "num_classes": classes, "in_chans": channels}
+    return partial(_build_timm, partial(timm_model, architecture, **arguments), small=name in CIFAR_RESNETS)
+
+
+def _build_timm(build: Builder, *, small: bool) -> nn.Module:
+    """A network of timm; `small`: with the stem for small images of METHODS MOD-9."""
+    with DeferredDraws():  # timm draws most weights twice
+        model: Any = build()
+        if small:
+            model.conv1 = nn.Conv2d(model.conv1.in_channels, 64, 3, padding=1, bias=False)
+            nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+            model.maxpool = nn.Identity()
     return model
