@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+from collections import OrderedDict
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from transfuse.errors import TransferError
-from transfuse.models import blocks_of, create_model
+from transfuse.models import Block, Blocks, blocks_of, create_model
+from transfuse.models.create import import_timm
 from transfuse.models.matching import fit_channels, match_weights
+from transfuse.models.weights import load_weights
 
 
 def trained(model: nn.Module) -> dict[str, Tensor]:
@@ -72,18 +77,42 @@ def test_old_checkpoints_have_no_counter_of_batches(model: nn.Module) -> None:
     assert ("layer1.bn.num_batches_tracked", "not in the source, counts from 0") in matched.excused
 
 
-def test_folded_batch_norm_is_refused_unless_accepted(model: nn.Module) -> None:
+def folded(source: dict[str, Tensor], layers: str = "", variance: float = 1.0) -> dict[str, Tensor]:
+    """The source with the statistics of all layers, or those whose names begin so, as folding leaves them."""
+    values = {"running_mean": 0.0, "running_var": variance}
+    return {
+        key: torch.full_like(tensor, values[key.rpartition(".")[2]])
+        if key.endswith(tuple(values)) and key.startswith(layers)
+        else tensor
+        for key, tensor in source.items()
+    }
+
+
+def test_folded_batch_norm_is_refused_and_named_unless_accepted(model: nn.Module) -> None:
     source = trained(model)
-    for key, tensor in source.items():
-        if "running" in key:
-            tensor.fill_(float(key.endswith("var")))
-    with pytest.raises(TransferError, match=r"All 4 batch-norm layers .* folded .*identity_statistics='accept'"):
-        match_weights(model, blocks_of(model), source, body(model))
-    match_weights(model, blocks_of(model), source, body(model), identity_statistics="accept")
-    source["layer3.bn.running_mean"][0] = 0.1
-    match_weights(model, blocks_of(model), source, body(model))
+    with pytest.raises(
+        TransferError,
+        match=r"All 4 batch-norm layers .* mean 0 and variance 1 \(layer1.bn, layer2.bn, layer3.bn, layer4.bn\).* "
+        r"folded .*real statistics, .*norm: recalibrate, .*identity_statistics='accept'",
+    ):
+        match_weights(model, blocks_of(model), folded(source), body(model))
+    match_weights(model, blocks_of(model), folded(source), body(model), identity_statistics="accept")
+    some = folded(source, "layer3.")
+    with pytest.raises(TransferError, match=r"1 of 4 batch-norm layers .* variance 1 \(layer3.bn\)"):
+        match_weights(model, blocks_of(model), some, body(model))
+    lower = [key for key in body(model) if key.startswith(("layer1.", "layer2."))]
+    match_weights(model, blocks_of(model), some, lower)  # the folded layer is not asked for
+    some["layer3.bn.running_mean"][0] = 0.1
+    match_weights(model, blocks_of(model), some, body(model))
     with pytest.raises(TransferError, match=r"Unknown identity_statistics 'acept': did you mean 'accept'"):
         match_weights(model, blocks_of(model), source, body(model), identity_statistics="acept")
+
+
+def test_a_folded_variance_may_leave_room_for_epsilon(model: nn.Module) -> None:
+    for epsilon in (1e-5, 1e-3):
+        with pytest.raises(TransferError, match=r"All 4 batch-norm layers"):
+            match_weights(model, blocks_of(model), folded(trained(model), variance=1 - epsilon), body(model))
+    match_weights(model, blocks_of(model), folded(trained(model), variance=0.99), body(model))
 
 
 def test_values_that_are_no_numbers(model: nn.Module) -> None:
@@ -126,3 +155,57 @@ def test_only_the_first_convolution_may_have_other_channels() -> None:
     matched = match_weights(grey, blocks_of(grey), trained(colour), [k for k in grey.state_dict() if k[:2] != "fc"])
     assert matched.first_layer == "sum: 3 to 1 channels"
     assert matched.tensors["conv1.0.weight"].shape[1] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "size"),
+    [
+        ("inception_v3", "Conv2d_1a_3x3.conv.weight", 96),
+        ("deit_tiny_patch16_224", "patch_embed.proj.weight", 224),
+        ("swin_tiny_patch4_window7_224", "patch_embed.proj.weight", 224),
+        ("convnext_atto", "stem.0.weight", 64),
+        ("densenet121", "features.conv0.weight", 64),
+    ],
+)
+def test_first_layers_of_every_kind_are_fitted(name: str, first: str, size: int) -> None:
+    timm = import_timm()
+    colour = timm.create_model(name, num_classes=3).eval()
+    for channels, how in ((1, "sum"), (1, "first"), (4, "repeat")):
+        model = timm.create_model(name, num_classes=3, in_chans=channels)
+        blocks = Blocks("stage", (Block("body", tuple(dict(model.named_children())), first.rpartition(".")[0]),), ())
+        source = trained(colour)
+        matched = match_weights(model, blocks, source, list(model.state_dict()), first_layer=how)
+        assert matched.first_layer == f"{how}: 3 to {channels} channels"
+        assert torch.equal(matched.tensors[first], fit_channels(source[first], channels, how))
+        assert matched.tensors[first].shape[1] == channels
+        assert matched.fitted == ()
+
+
+def in_three_dimensions(channels: int) -> nn.Module:
+    return nn.Sequential(
+        OrderedDict(conv=nn.Conv3d(channels, 4, 3), bn=nn.BatchNorm3d(4), flatten=nn.Flatten(), fc=nn.Linear(4, 2))
+    )
+
+
+def test_volumes() -> None:
+    grey, colour = in_three_dimensions(1), trained(in_three_dimensions(3))
+    needed = ["conv.weight", "conv.bias", *(key for key in colour if key.startswith("bn."))]
+    matched = match_weights(grey, blocks_of(grey), colour, needed, first_layer="first")
+    assert torch.equal(matched.tensors["conv.weight"], colour["conv.weight"][:, :1])
+    flat = nn.Sequential(OrderedDict(conv=nn.Conv2d(1, 4, 3), bn=nn.BatchNorm2d(4), fc=nn.Linear(4, 2)))
+    with pytest.raises(
+        TransferError,
+        match=r"(?s)~ conv.weight.*convolutions are 2D and the network's are 3D; weights are not inflated",
+    ):
+        match_weights(grey, blocks_of(grey), trained(flat), needed)
+
+
+def test_cifar_resnets_of_others_give_their_classifier_too(real_data: Path) -> None:
+    weights = load_weights(real_data / "weights" / "resnet_cifar10" / "resnet20-12fca82f.th")
+    model = create_model("resnet20", classes=10)
+    state = model.state_dict()
+    matched = match_weights(model, blocks_of(model), weights, list(state))
+    model.load_state_dict(matched.tensors, strict=True)
+    assert torch.equal(model.state_dict()["fc.weight"], weights["module.linear.weight"])
+    assert [count for _, count in matched.renamed] == [len(weights), 2]
+    assert sum(parameter.numel() for parameter in model.parameters()) == 269_722

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from transfuse.errors import TransferError
 from transfuse.models import find_weights, read_weights
-from transfuse.models.weights import RENAMINGS, rename
+from transfuse.models.weights import Weights, load_weights
 
 TAG = "resnet10t.c3_in1k"
 
@@ -37,8 +37,7 @@ def test_safetensors_and_checkpoints_give_the_same(tmp_path: Path, state: dict[s
     save_file(state, tmp_path / "w.safetensors")
     ordered = dict(sorted(state.items()))
     assert same(dict(sorted(read_weights(tmp_path / "w.safetensors").items())), ordered)
-    prefixed = {f"module.{key}": tensor for key, tensor in state.items()}
-    contents = (state, {"state_dict": prefixed, "best_prec1": 92.0}, {"model": {"state_dict": state}, "epoch": 3})
+    contents = (state, {"state_dict": state, "best_prec1": 92.0}, {"model": {"state_dict": state}, "epoch": 3})
     for index, content in enumerate(contents):
         for ending in (".pth", ".pt", ".th"):
             path = tmp_path / f"{index}{ending}"
@@ -90,15 +89,6 @@ def test_damaged_and_foreign_files(tmp_path: Path, state: dict[str, Tensor]) -> 
         read_weights(tmp_path / "w.h5")
     with pytest.raises(TransferError, match=r"no file of weights at .*nowhere.pth"):
         read_weights(tmp_path / "nowhere.pth")
-
-
-def test_renamings() -> None:
-    one = torch.ones(1)
-    old = {"module.features.denseblock1.denselayer2.norm.1.weight": one, "_orig_mod.module.conv.2.weight": one}
-    assert list(rename(old)) == ["features.denseblock1.denselayer2.norm1.weight", "conv.2.weight"]
-    assert all(reason for *_, reason in RENAMINGS)
-    with pytest.raises(TransferError, match=r"both named 'a' once 'module.a' is renamed"):
-        rename({"a": one, "module.a": one})
 
 
 def test_local_files_are_found_under_root_data_folder_and_here(
@@ -183,8 +173,51 @@ def test_names_that_are_no_tags(source: str, message: str) -> None:
         find_weights(source)
 
 
+def test_weights_are_tensors_with_their_origin_and_cannot_be_changed(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    path = tmp_path / "mine.safetensors"
+    save_file(state, path)
+    weights = load_weights("mine.safetensors", tmp_path)
+    assert (weights.name, weights.path, weights.licence) == ("mine.safetensors", path, None)
+    assert (weights.mean, weights.std) == (None, None)
+    assert weights.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert same(dict(sorted(weights.items())), dict(sorted(state.items())))
+    assert len(weights) == 2
+    assert "conv1.weight" in weights
+    assert repr(weights) == f"Weights('mine.safetensors', 2 tensors, {path})"
+    assert same(dict(load_weights(path)), dict(weights))
+    with pytest.raises(AttributeError):
+        weights.name = "another"  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        weights["conv1.weight"] = torch.zeros(1)  # type: ignore[index]
+
+
+@pytest.mark.usefixtures("offline")
+def test_weights_of_a_tag_know_licence_and_normalisation(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    save_file(state, tmp_path / f"{TAG}.safetensors")
+    weights = load_weights(TAG)
+    assert isinstance(weights, Weights)
+    assert (weights.name, weights.licence, weights.mean) == (TAG, "apache-2.0", (0.485, 0.456, 0.406))
+
+
+def test_the_folder_of_a_run_is_a_source(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    run = tmp_path / "runs" / "cdecf63c3055"
+    run.mkdir(parents=True)
+    with pytest.raises(
+        TransferError, match=r"folder .*cdecf63c3055 holds no best.safetensors: give the folder of a run"
+    ):
+        load_weights("runs/cdecf63c3055", tmp_path)
+    save_file(state, run / "best.safetensors")
+    with pytest.raises(TransferError, match=r"has not finished \(it has no record.json\).*or give .*best.safetensors"):
+        load_weights("runs/cdecf63c3055", tmp_path)
+    (run / "record.json").write_text("{}")
+    for source, root in (("runs/cdecf63c3055", tmp_path), (str(run), None), ("cdecf63c3055", run.parent)):
+        weights = load_weights(source, root)
+        assert (weights.name, weights.path) == (source, run / "best.safetensors")
+        assert set(weights) == set(state)
+
+
 def test_real_checkpoints_of_others(real_data: Path) -> None:
     for name, count in (("resnet20-12fca82f.th", 269_722), ("resnet56-4bfd9763.th", 853_018)):
         state = read_weights(real_data / "weights" / "resnet_cifar10" / name)
-        assert not any(key.startswith("module.") for key in state)
+        assert all(key.startswith("module.") for key in state)  # as the file has it; matching makes the names fit
         assert sum(tensor.numel() for key, tensor in state.items() if "running_" not in key) == count

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from transfuse.errors import TransferError, nearest
-from transfuse.models.blocks import Blocks, is_under
-
-CLASSIFIERS = ("fc", "classifier", "head", "heads", "linear")  # what networks call their last layer
+from transfuse.models.architectures.other_names import CLASSIFIERS, ONE_SIDED
+from transfuse.models.blocks import Blocks, family_of, is_under
+from transfuse.models.positions import resize_positions
+from transfuse.models.renaming import CommonNames, common_names
 
 FIRST_LAYERS = ("sum", "first", "repeat")
 
@@ -23,11 +25,15 @@ class Matched(NamedTuple):
         tensors: a tensor for each needed name.
         first_layer: "" or how the first convolution was fitted, e.g. "sum: 3 to 1 channels".
         excused: names left out on purpose, with the reason, e.g. ("fc.weight", "classifier of the source").
+        renamed: which rules turned the source's names into the network's, and how many names each changed.
+        fitted: entries other than the first convolution that were brought into another shape, with what was done.
     """
 
     tensors: dict[str, Tensor]
     first_layer: str
     excused: tuple[tuple[str, str], ...]
+    renamed: tuple[tuple[str, int], ...] = ()
+    fitted: tuple[tuple[str, str], ...] = ()
 
 
 def match_weights(
@@ -41,59 +47,71 @@ def match_weights(
 ) -> Matched:
     """The source's tensor for each needed entry of the model's state dict; changes neither of them.
 
-    Excused by name are the source's classifier (unless it is needed), its tensors of the target's names that are not
-    needed, and a missing `num_batches_tracked` (checkpoints older than PyTorch 0.4.1 have none; it counts from 0).
+    Where the two sides name their tensors as different programs do (`architectures/other_names.py`), the source's names
+    are turned into the target's, and the record says by which rule. Excused by name are the source's classifier (unless
+    it is needed), its tensors of the target's names that are not needed, what its dialect has no use for here (an
+    auxiliary classifier, a decoder), and a missing `num_batches_tracked` (checkpoints older than PyTorch 0.4.1 have
+    none; it counts from 0). Position embeddings of transformers are resized for another image size.
 
     Args:
         model: the target.
         blocks: its blocks; their head says which tensors are the classifier.
-        source: state dict with the target's names.
+        source: state dict, under the names it was saved with.
         needed: entries of the target's state dict that want a source tensor.
         first_layer: see `fit_channels`.
-        identity_statistics: "refuse" (default) or "accept" weights whose needed batch-norm statistics are all mean 0
-            and variance 1: their batch norm was folded into the convolutions, or they were never trained.
+        identity_statistics: "refuse" (default) or "accept" weights that bring batch-norm layers with mean 0 and
+            variance 1: their batch norm was folded into the convolutions, or they were never trained.
 
     Raises TransferError that lists what is missing (-), unexpected (+) and of another shape (~), and for tensors with
     NaN or infinite values.
     """
     target = model.state_dict()
-    first = _first_convolution(model)
+    family = family_of(model)
+    names = common_names(target, source, family.name if family else None)
+    first = f"{first_convolution(model)}.weight"
     tensors: dict[str, Tensor] = {}
-    excused: list[tuple[str, str]] = []
-    fitted = ""
+    excused, fitted = list(names.ignored), []
+    first_fitted = ""
     missing, shapes = [], []
     for name in needed:
         wanted = target[name]
-        if name not in source:
+        if names.target[name] not in names.source:
             if name.endswith(".num_batches_tracked"):
                 tensors[name] = torch.zeros_like(wanted, device="cpu")
                 excused.append((name, "not in the source, counts from 0"))
             else:
                 missing.append(name)
             continue
-        tensor = source[name].detach().to("cpu", wanted.dtype)
+        given = names.source[names.target[name]].detach()
+        tensor = given.to("cpu", wanted.dtype)
         if name == first and _differ_in_channels(tensor, wanted):
-            fitted = f"{first_layer}: {tensor.shape[1]} to {wanted.shape[1]} channels"
+            first_fitted = f"{first_layer}: {tensor.shape[1]} to {wanted.shape[1]} channels"
             tensor = fit_channels(tensor, wanted.shape[1], first_layer)
+        elif tensor.shape != wanted.shape and (done := _fit(model, name, tensor, wanted, names)):
+            tensor, what = done
+            fitted.append((name, what))
         if tensor.shape != wanted.shape:
             shapes.append(f"{name}: {tuple(tensor.shape)} in the source, {tuple(wanted.shape)} in the network")
         tensors[name] = tensor
+    ours = {common: name for name, common in names.target.items()}
+    heads = {common for name, common in names.target.items() if any(is_under(name, path) for path in blocks.head)}
     unexpected = []
-    for name in source:
-        if name in tensors:
+    for common, own in names.origin.items():
+        if ours.get(common) in tensors:
             continue
-        if any(is_under(name, path) for path in blocks.head) or name.split(".")[0] in CLASSIFIERS:
-            excused.append((name, "classifier of the source"))
-        elif name in target:
-            excused.append((name, "not asked for"))
+        if common in heads or common.split(".")[0] in CLASSIFIERS:
+            excused.append((own, "classifier of the source"))
+        elif common in ours:
+            excused.append((own, "not asked for"))
         else:
-            unexpected.append(name)
+            unexpected.append(own)
     if missing or unexpected or shapes:
-        raise TransferError(_both_sides(type(model).__name__, len(source), missing, unexpected, shapes))
-    if broken := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
+        cures = _cures(model, source, names, missing, unexpected)
+        raise TransferError(_both_sides(type(model).__name__, len(source), missing, unexpected, shapes, cures))
+    if broken := [name for name, tensor in tensors.items() if not _is_finite(tensor)]:
         raise TransferError(f"The weights hold NaN or infinite values: {_few(broken)}. Use an earlier checkpoint.")
     _check_statistics(tensors, identity_statistics)
-    return Matched(tensors, fitted, tuple(excused))
+    return Matched(tensors, first_fitted, tuple(excused), names.renamed, tuple(fitted))
 
 
 def fit_channels(weight: Tensor, channels: int, how: str = "sum") -> Tensor:
@@ -122,10 +140,16 @@ def fit_channels(weight: Tensor, channels: int, how: str = "sum") -> Tensor:
     return (weight.sum(1, keepdim=True) / channels).expand(-1, channels, *weight.shape[2:]).clone()
 
 
-def _first_convolution(model: nn.Module) -> str:
+def _is_finite(tensor: Tensor) -> bool:
+    # A sum takes a tenth of the time, and is finite only if every value is; large finite values may overflow it.
+    return bool(torch.isfinite(tensor.sum()) or torch.isfinite(tensor).all())
+
+
+def first_convolution(model: nn.Module) -> str:
+    """The path of the convolution that sees the image, "" in a network without convolutions."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-            return f"{name}.weight"
+            return name
     return ""
 
 
@@ -134,23 +158,78 @@ def _differ_in_channels(tensor: Tensor, wanted: Tensor) -> bool:
     return same and tensor.ndim == wanted.ndim and tensor.shape != wanted.shape
 
 
+def _fit(model: nn.Module, name: str, tensor: Tensor, wanted: Tensor, names: CommonNames) -> tuple[Tensor, str] | None:
+    """A tensor of another shape that may be brought into the wanted one, and what was done; None for any other."""
+    if tensor.numel() == wanted.numel() and any(re.search(p, names.target[name]) for p in names.reshaped):
+        return tensor.reshape(wanted.shape), f"{tuple(tensor.shape)} reshaped to {tuple(wanted.shape)}"
+    return resize_positions(model, name, tensor, wanted)
+
+
 def _check_statistics(tensors: Mapping[str, Tensor], identity_statistics: str) -> None:
     if identity_statistics not in ("refuse", "accept"):
         raise TransferError(
             f"Unknown identity_statistics {identity_statistics!r}: {nearest(identity_statistics, ('refuse', 'accept'))}"
         )
-    means = [tensor for name, tensor in tensors.items() if name.endswith("running_mean")]
-    variances = [tensor for name, tensor in tensors.items() if name.endswith("running_var")]
-    identity = means and all((t == 0).all() for t in means) and all((t == 1).all() for t in variances)
-    if identity and identity_statistics == "refuse":
+    if identity_statistics == "accept":
+        return
+    layers = [name.removesuffix(".running_mean") for name in tensors if name.endswith(".running_mean")]
+    identity = [
+        layer
+        for layer in layers
+        if (tensors[f"{layer}.running_mean"] == 0).all()
+        and f"{layer}.running_var" in tensors
+        # A folded layer stores 1, or 1 - eps to be the identity: eps is 0.001 in TensorFlow.
+        and ((tensors[f"{layer}.running_var"] - 1).abs() <= 1.001e-3).all()
+    ]
+    if identity:
+        count = "All" if len(identity) == len(layers) else f"{len(identity)} of"
         raise TransferError(
-            f"All {len(means)} batch-norm layers that these weights bring have mean 0 and variance 1: their batch norm "
-            "was folded into the convolutions, or they were never trained, and fine-tuning them goes astray. Use "
-            "weights with real statistics, or take these as they are with identity_statistics='accept'."
+            f"{count} {len(layers)} batch-norm layers that these weights bring have mean 0 and variance 1 "
+            f"({_few(identity)}): their batch norm was folded into the convolutions, or they were never trained, and "
+            "fine-tuning them goes astray. Use weights with real statistics, or have them measured again on the "
+            "training images with norm: recalibrate, or take these as they are with identity_statistics='accept'."
         )
 
 
-def _both_sides(name: str, count: int, missing: list[str], unexpected: list[str], shapes: list[str]) -> str:
+def _cures(
+    model: nn.Module,
+    source: Mapping[str, Tensor],
+    names: CommonNames,
+    missing: Sequence[str],
+    unexpected: Sequence[str],
+) -> list[str]:
+    """What is known about why these two do not fit, the most telling first."""
+    ours, theirs = _convolution_sizes(model.state_dict()), _convolution_sizes(source)
+    cures = []
+    if ours and theirs and not ours & theirs:
+        cures.append(
+            f"The source's convolutions are {_sizes(theirs)} and the network's are {_sizes(ours)}; weights are not "
+            "inflated from one to the other: give weights of a network with as many dimensions."
+        )
+    for pattern, in_source, in_network in ONE_SIDED:
+        cures += [in_source] if any(re.search(pattern, name) for name in unexpected) else []
+        cures += [in_network] if any(re.search(pattern, name) for name in missing) else []
+    if names.spoken and not cures:
+        cures.append(f"The source's names are those of {', '.join(names.spoken)}.")
+    return cures
+
+
+def _convolution_sizes(state: Mapping[str, Tensor]) -> set[int]:
+    """The dimensions of the images that the convolutions of a state dict are for, of kernels larger than 1."""
+    return {
+        tensor.ndim - 2
+        for name, tensor in state.items()
+        if name.endswith("weight") and tensor.ndim in (4, 5) and max(tensor.shape[2:]) > 1
+    }
+
+
+def _sizes(dimensions: set[int]) -> str:
+    return " and ".join(f"{size}D" for size in sorted(dimensions))
+
+
+def _both_sides(
+    name: str, count: int, missing: list[str], unexpected: list[str], shapes: list[str], cures: list[str]
+) -> str:
     sides = (
         ("-", "missing in the source", missing),
         ("+", "unexpected", unexpected),
@@ -163,9 +242,10 @@ def _both_sides(name: str, count: int, missing: list[str], unexpected: list[str]
         for sign, title, entries in sides
         if entries
     )
+    known = "".join(f"\n{cure}" for cure in cures)
     return (
-        f"These weights ({count} tensors) are not of this {name}; nothing was changed.{listed}\nCreate the network "
-        "that they were trained in, or give weights of this one."
+        f"These weights ({count} tensors) are not of this {name}; nothing was changed.{listed}{known}\nCreate the "
+        "network that they were trained in, or give weights of this one."
     )
 
 

@@ -39,6 +39,9 @@ class Transfer:
         excused: entries of the source, or missing in it, that were left out on purpose, with the reason.
         depth: how many blocks were transferred.
         seed: of the random draws.
+        renamed: which rules turned the source's names into the network's, and how many names each changed.
+        fitted: entries that were brought into another shape, with what was done, e.g. ("pos_embed", "positions of
+            14 x 14 patches resized to 7 x 7").
     """
 
     tensors: tuple[TensorTransfer, ...]
@@ -49,6 +52,8 @@ class Transfer:
     excused: tuple[tuple[str, str], ...]
     depth: int
     seed: int
+    renamed: tuple[tuple[str, int], ...] = ()
+    fitted: tuple[tuple[str, str], ...] = ()
 
     @property
     def counts(self) -> dict[str, int]:

@@ -1,15 +1,15 @@
-"""Weights from elsewhere: finding the file, reading it without running its code, naming its tensors our way."""
+"""Weights from elsewhere: finding the file, and reading it without running its code, under the names it holds."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import pickle
-import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -23,17 +23,9 @@ SAFE, PICKLED = (".safetensors",), (".pth", ".pt", ".th", ".bin", ".tar")
 # Where a training script puts the weights among the other things that it saves; the first that is there is taken.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 
-# How names of other programs become ours: (pattern, replacement, reason).
-RENAMINGS = (
-    (r"^(module\.|_orig_mod\.)+", "", "prefix of DataParallel, DistributedDataParallel or torch.compile"),
-    (
-        r"(denselayer\d+)\.(norm|relu|conv)\.([12])\.",
-        r"\1.\2\3.",
-        "DenseNet checkpoints from before torchvision 0.3",
-    ),
-)
-
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+
+RUN_WEIGHTS, RUN_RECORD = "best.safetensors", "record.json"  # in the folder of a run; the record is written last
 
 
 @dataclass(frozen=True)
@@ -58,21 +50,105 @@ class WeightsFile:
     std: tuple[float, ...] | None = None
 
 
+class Weights(Mapping[str, Tensor]):
+    """Tensors by the names that their file holds, and where they come from; it cannot be changed.
+
+    Args:
+        file: where they come from.
+        tensors: the tensors.
+
+    >>> file = WeightsFile("mine", Path("mine.safetensors"), "0" * 64, None)
+    >>> weights = Weights(file, {"fc.bias": torch.zeros(2)})
+    >>> list(weights), weights.name, weights.licence
+    (['fc.bias'], 'mine', None)
+    """
+
+    __slots__ = ("_file", "_tensors")
+
+    def __init__(self, file: WeightsFile, tensors: Mapping[str, Tensor]) -> None:
+        self._file = file
+        self._tensors = MappingProxyType(dict(tensors))
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __repr__(self) -> str:
+        return f"Weights({self.name!r}, {len(self)} tensors, {self.path})"
+
+    @property
+    def name(self) -> str:
+        """The name that was asked for."""
+        return self._file.name
+
+    @property
+    def path(self) -> Path:
+        """Where the file lies."""
+        return self._file.path
+
+    @property
+    def sha256(self) -> str:
+        """Of the file's content, as hex digits."""
+        return self._file.sha256
+
+    @property
+    def licence(self) -> str | None:
+        """Of the weights; None where it is not known."""
+        return self._file.licence
+
+    @property
+    def mean(self) -> tuple[float, ...] | None:
+        """By which images in [0, 1] were normalised, one value a channel; None where it is not known."""
+        return self._file.mean
+
+    @property
+    def std(self) -> tuple[float, ...] | None:
+        """The standard deviations that belong to `mean`."""
+        return self._file.std
+
+
+def load_weights(source: str | Path, root: str | Path | None = None) -> Weights:
+    """The weights that a source names, read without running any code: a timm tag, a file, or the folder of a run.
+
+    Args:
+        source: a timm tag ("resnet50.a1_in1k"), a `.safetensors`, `.pth`, `.pt` or `.th` file, or the folder of a run
+            of this project (its weights at the best validation).
+        root: where to look first; see `find_weights`.
+
+    Raises TransferError as `find_weights` and `read_weights` do.
+    """
+    file = find_weights(str(source), root)
+    return Weights(file, read_weights(file.path))
+
+
 def find_weights(source: str, root: str | Path | None = None) -> WeightsFile:
-    """The file that a source names: a local file, or a timm tag ("mobilenetv2_100.ra_in1k") through the hub's cache.
+    """The file that a source names: a local file, the folder of a run, or a timm tag ("mobilenetv2_100.ra_in1k").
 
-    Local files are looked for at the path itself, under `root`, under $TRANSFUSE_DATA and under the current folder; a
-    tag first as `<tag>.safetensors` in those folders (a machine without network), then in the Hugging Face cache, then,
-    unless HF_HUB_OFFLINE is set, on the network.
+    Local files and folders are looked for at the path itself, under `root`, under $TRANSFUSE_DATA and under the current
+    folder; a tag first as `<tag>.safetensors` in those folders (a machine without network), then in the Hugging Face
+    cache, then, unless HF_HUB_OFFLINE is set, on the network.
 
-    Raises TransferError that says where it was looked for and what to copy where.
+    Raises TransferError that says where it was looked for and what to copy where, and for a run that has not finished.
     """
     folders = [Path(folder) for folder in (root, os.environ.get("TRANSFUSE_DATA"), Path.cwd()) if folder]
+    candidates = [folder / Path(source).expanduser() for folder in folders]
+    for path in candidates:
+        if path.is_dir() and (path / RUN_WEIGHTS).is_file():
+            return _of_run(source, path)
     if source.endswith((*SAFE, *PICKLED)) or "/" in source or os.sep in source:
-        candidates = [folder / Path(source).expanduser() for folder in folders]
         for path in candidates:
             if path.is_file():
                 return WeightsFile(source, path, sha256_of(path), None)
+            if path.is_dir():
+                raise TransferError(
+                    f"The folder {path} holds no {RUN_WEIGHTS}: give the folder of a run (as in "
+                    "transfuse-out/runs/3f2a...) that has reached its first validation, or a file of weights."
+                )
         raise TransferError(
             f"There is no file of weights {source!r}. Looked at: {', '.join(str(path) for path in candidates)}. "
             "Give an absolute path, or one below `root` or $TRANSFUSE_DATA."
@@ -85,7 +161,7 @@ def find_weights(source: str, root: str | Path | None = None) -> WeightsFile:
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a file on the CPU, unwrapped from `{"state_dict": ...}` and renamed by `RENAMINGS`.
+    """The tensors of a file on the CPU under the names it holds, unwrapped from `{"state_dict": ...}`.
 
     Reads `.safetensors`, and `.pth .pt .th .bin .tar` with `weights_only=True`: nothing in the file is executed. Raises
     TransferError for a pickle that would need code, a damaged file, and a file that holds no tensors.
@@ -98,7 +174,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         from safetensors.torch import load_file
 
         try:
-            return rename(load_file(path, device="cpu"))
+            return load_file(path, device="cpu")
         except (SafetensorError, OSError) as error:
             raise TransferError(f"{path} is not a readable safetensors file ({error}): copy it again.") from error
     if path.suffix not in PICKLED:
@@ -113,24 +189,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         ) from error
     except Exception as error:  # a damaged pickle raises nearly anything: IndexError, KeyError, struct.error, ...
         raise TransferError(f"{path} is not a readable checkpoint ({_first_line(error)}): copy it again.") from error
-    return rename(_unwrap(content, path))
-
-
-def rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors with their names changed by `RENAMINGS`; raises TransferError if two become one.
-
-    >>> list(rename({"module.features.denselayer1.norm.1.weight": torch.ones(1)}))
-    ['features.denselayer1.norm1.weight']
-    """
-    renamed: dict[str, Tensor] = {}
-    for key, tensor in state.items():
-        name = key
-        for pattern, replacement, _ in RENAMINGS:
-            name = re.sub(pattern, replacement, name)
-        if name in renamed:
-            raise TransferError(f"Two tensors of the weights are both named {name!r} once {key!r} is renamed.")
-        renamed[name] = tensor
-    return renamed
+    return _unwrap(content, path)
 
 
 def sha256_of(path: Path) -> str:
@@ -155,6 +214,15 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
         f"{path} holds {held}, not a state dict, nor one under {', '.join(map(repr, WRAPPERS))}: "
         "save model.state_dict()."
     )
+
+
+def _of_run(source: str, folder: Path) -> WeightsFile:
+    if not (folder / RUN_RECORD).is_file():
+        raise TransferError(
+            f"The run in {folder} has not finished (it has no {RUN_RECORD}): start its study again, it goes on from "
+            f"its last checkpoint; or give {folder / RUN_WEIGHTS} to take the best weights so far."
+        )
+    return WeightsFile(source, folder / RUN_WEIGHTS, sha256_of(folder / RUN_WEIGHTS), None)
 
 
 def _tagged(source: str, path: Path, config: Any) -> WeightsFile:
