@@ -10,11 +10,26 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from transfuse.errors import BlocksError
 from transfuse.inits import RANDOM, Transfer, initialise_
 from transfuse.models import blocks_of, create_model
 
-NETWORKS = ["cbr_demo", "test_resnet", "mobilenetv2_050"]
-LEVELS = {"cbr_demo": "stage", "test_resnet": "wt-st", "mobilenetv2_050": "stage"}
+LEVELS = {  # the smallest member of each family that costs next to nothing, and the level at which it is tested
+    "cbr_demo": "stage",
+    "test_resnet": "wt-st",
+    "mobilenetv2_050": "stage",
+    "test_efficientnet": "block",
+    "test_vit": "wt-st",
+    "test_vit2": "wt-st",  # register tokens and layer scale
+    "test_convnext": "stage",  # layer scale without a reset of its own
+}
+NETWORKS = list(LEVELS)
+BIG = [  # the smallest members of families without a tiny one, and transformers with parts of their own
+    *("densenet121", "inception_v3", "vgg11_bn", "swin_tiny_patch4_window7_224", "convnext_tiny"),
+    *("deit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "vit_small_patch14_reg4_dinov2"),
+    *("vit_small_patch16_dinov3", "eva02_tiny_patch14_224", "convnextv2_atto", "resnet50"),
+]
+NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 ARMS: dict[str, dict[str, object]] = {
     "random": {},
     **{f"random {name}": {"random": name} for name in RANDOM},
@@ -27,6 +42,8 @@ ARMS: dict[str, dict[str, object]] = {
     "transfusion": {"depth": "middle"},
     "transfusion on mean_var": {"depth": "middle", "rest": "mean_var"},
     "weights only": {"rest": "mean_var", "biases": "random"},
+    "embeddings resampled": {"rest": "mean_var", "embeddings": "resample"},
+    "shuffled, all of it": {"rest": "shuffled", "norm": "mean_var", "embeddings": "resample"},
     "source's head": {"depth": "all", "head": "source"},
 }
 State = dict[str, Tensor]
@@ -55,7 +72,7 @@ def start(name: str, seed: int = 0, level: str | None = None, **arm: object) -> 
     model = copy.deepcopy(created(name))
     if set(arm) - {"random"}:
         arm["source"] = trained(name)
-    blocks = blocks_of(model, level or LEVELS[name])
+    blocks = blocks_of(model, level or LEVELS.get(name, "stage"))
     transfer = initialise_(model, blocks, seed=seed, **arm)  # type: ignore[arg-type]
     return model.state_dict(), transfer
 
@@ -65,9 +82,11 @@ def differing(a: State, b: State) -> set[str]:
 
 
 def layers(name: str) -> list[str]:
-    """Weights of convolutions below the head."""
+    """Weights of convolutions and linear layers below the head."""
     model = create_model(name, classes=5, device="meta")
-    return [f"{path}.weight" for path, module in model.named_modules() if isinstance(module, nn.Conv2d)]
+    blocks = blocks_of(model)
+    names = [f"{path}.weight" for path, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    return [key for key in names if blocks.owner(key) != "head"]
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -163,23 +182,126 @@ def test_sampling_takes_values_of_the_source_and_shuffling_all_of_them(name: str
 def test_norm_layers_have_their_own_treatment(name: str, norm: str) -> None:
     state, transfer = start(name, rest="mean_var", norm=norm)
     model = create_model(name, classes=5, device="meta")
-    norms = [path for path, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = [path for path, module in model.named_modules() if isinstance(module, NORMS)]
     assert norms
     for path in norms:
-        scale, mean = state[f"{path}.weight"], state[f"{path}.running_mean"]
-        source = trained(name)[f"{path}.weight"]
+        scale = state[f"{path}.weight"]
         assert (scale == 1).all() == (norm == "identity")
-        assert (mean == 0).all() == (norm == "identity")
-        assert torch.equal(scale, source) == (norm == "transfer")
-        assert state[f"{path}.num_batches_tracked"] == (7 if norm == "transfer" else 0)
+        assert (state[f"{path}.bias"] == 0).all() == (norm == "identity")
+        assert torch.equal(scale, trained(name)[f"{path}.weight"]) == (norm == "transfer")
+        if f"{path}.running_mean" in state:
+            assert (state[f"{path}.running_mean"] == 0).all() == (norm == "identity")
+            assert state[f"{path}.num_batches_tracked"] == (7 if norm == "transfer" else 0)
     treated = {row.treatment for row in transfer.tensors if row.name.rpartition(".")[0] in norms}
     assert treated <= {{"transfer": "transferred"}.get(norm, norm), "identity"}
+
+
+@pytest.mark.parametrize("norm", ["identity", "mean_var", "transfer"])
+@pytest.mark.parametrize("name", ["test_vit2", "test_convnext"])
+def test_layer_scales_follow_the_norm_layers(name: str, norm: str) -> None:
+    state, transfer = start(name, rest="mean_var", norm=norm)
+    scales = [key for key in state if key.rpartition(".")[2] == "gamma"]
+    assert scales
+    for key in scales:
+        assert torch.equal(state[key], created(name).state_dict()[key]) == (norm == "identity")
+        assert torch.equal(state[key], trained(name)[key]) == (norm == "transfer")
+    treated = {row.treatment for row in transfer.tensors if row.name in scales}
+    assert treated == {{"transfer": "transferred"}.get(norm, norm)}
+    plain, _ = start(name)
+    assert all(torch.equal(plain[key], created(name).state_dict()[key]) for key in scales)
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_vit2"])
+def test_embeddings_are_kept_resampled_or_random(name: str) -> None:
+    keys = [key for key in created(name).state_dict() if "." not in key]
+    assert "pos_embed" in keys
+    for rest in ("mean_var", "sampled", "shuffled"):
+        state, transfer = start(name, rest=rest)
+        assert not differing({key: state[key] for key in keys}, trained(name))
+        assert {row.treatment for row in transfer.tensors if row.name in keys} == {"transferred"}
+        state, transfer = start(name, rest=rest, embeddings="resample")
+        assert differing({key: state[key] for key in keys}, trained(name)) == set(keys)
+        assert {row.treatment for row in transfer.tensors if row.name in keys} == {rest}
+    state, transfer = start(name)
+    assert {row.treatment for row in transfer.tensors if row.name in keys} == {"random"}
+    assert float(state["pos_embed"].std()) == pytest.approx(0.02, rel=0.1)
+    for key in set(keys) - {"pos_embed"}:
+        assert 0 < float(state[key].std()) < 2e-6
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if LEVELS[name] == "wt-st"])
+def test_wt_st_goes_from_nothing_to_everything(name: str) -> None:
+    weights = layers(name)
+    model = create_model(name, classes=5, device="meta")
+    blocks = blocks_of(model, "wt-st")
+    for depth in range(len(blocks) + 1):
+        state, transfer = start(name, level="wt-st", depth=depth, rest="mean_var")
+        pretrained = {key for key in weights if torch.equal(state[key], trained(name)[key])}
+        assert pretrained == {key for key in weights if blocks.owner(key) in blocks.names[:depth]}
+        assert {row.name for row in transfer.tensors if row.treatment == "transferred"} >= pretrained
+    assert pretrained == set(weights)
+    assert transfer.coverage == 1.0
+
+
+@pytest.mark.parametrize("level", ["stage", "block", "layer", "wt-st"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_transfusion_at_every_depth_of_every_level(name: str, level: str) -> None:
+    model = create_model(name, classes=5, device="meta")
+    try:
+        blocks = blocks_of(model, level)
+    except BlocksError:
+        pytest.skip(f"the papers define no level {level!r} for {name}")
+    plain, _ = start(name)
+    for depth in range(1, len(blocks) + 1):
+        state, transfer = start(name, level=level, depth=depth)
+        below = {key for key in state if blocks.owner(key) in blocks.names[:depth]}
+        assert not differing({key: state[key] for key in below}, trained(name))
+        assert not differing({key: state[key] for key in set(state) - below}, plain)
+        assert transfer.depth == depth
+    assert transfer.coverage == 1.0
+
+
+@pytest.mark.parametrize(("name", "expected"), [("test_vit", 0.02), ("test_convnext", 0.02), ("test_resnet", None)])
+def test_the_default_random_start_is_the_family_s(name: str, expected: float | None) -> None:
+    state, _ = start(name)
+    truncated, _ = start(name, random="trunc_normal")
+    assert (not differing(state, truncated)) == (expected is not None)
+    for key in layers(name) if expected else []:
+        assert float(state[key].std()) == pytest.approx(expected, rel=6 / state[key].numel() ** 0.5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BIG)
+def test_every_scheme_on_networks_as_they_are_used(name: str) -> None:
+    blocks = blocks_of(created(name))
+    above = {*blocks.names, "head"} - set(blocks.names[: blocks.depth("middle")])
+    weights = layers(name)
+    plain, _ = start(name)
+    for arm, arguments in ARMS.items():
+        state, transfer = start(name, level="stage", **arguments)
+        assert [row.name for row in transfer.tensors] == list(state), arm
+        for row in transfer.tensors:
+            if row.treatment == "transferred":
+                assert torch.equal(state[row.name], trained(name)[row.name]), (arm, row)
+            elif row.treatment == "random" and "random" not in arguments:
+                assert torch.equal(state[row.name], plain[row.name]), (arm, row)
+            elif row.treatment == "shuffled":
+                values = state[row.name].flatten().sort().values
+                assert torch.equal(values, trained(name)[row.name].flatten().sort().values), (arm, row)
+            assert torch.isfinite(state[row.name]).all(), (arm, row)
+        pretrained = {key for key in weights if torch.equal(state[key], trained(name)[key])}
+        if arguments.get("depth") == "all":
+            assert pretrained == set(weights)
+        elif "depth" not in arguments:
+            assert not pretrained
+        else:
+            assert pretrained == {key for key in weights if blocks.owner(key) not in above}
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_shares_are_those_of_the_parameters(name: str) -> None:
     _, everything = start(name, depth="all")
-    _, nothing = start(name, rest="mean_var")
+    _, nothing = start(name, rest="mean_var", embeddings="resample")
     _, with_head = start(name, depth="all", head="source")
     assert everything.coverage == 1.0
     assert 0.5 < everything.transferred_share < 1.0

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import copy
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -8,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from transfuse.errors import TransferError
-from transfuse.inits import generator_of, initialise_, mean_var_, sampled_, shuffled_
+from transfuse.inits import RANDOM, RESAMPLED, generator_of, initialise_
 from transfuse.models import Blocks, blocks_of, create_model
+from transfuse.models.draws import fresh_linear_
+from transfuse.models.weights import Weights, WeightsFile
 
 SOURCE = "weights/mobilenetv2_100/mobilenetv2_100_imagenet1k.safetensors"
 
@@ -27,23 +31,6 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_schemes_against_their_definitions() -> None:
-    source = torch.distributions.Gamma(2.0, 1.0).sample((40, 50)) - 1
-    drawn = mean_var_(torch.empty(40, 50), source, generator())
-    assert float(drawn.mean()) == pytest.approx(float(source.mean()), abs=5 * float(source.std()) / 2000**0.5)
-    assert float(drawn.std()) == pytest.approx(float(source.std()), rel=5 / 4000**0.5)
-    standard = torch.empty(40, 50).normal_(generator=generator())
-    torch.testing.assert_close((drawn - source.mean()) / source.std(), standard)
-    hit = sampled_(torch.empty(40, 50), source, generator()).unique().numel() / source.unique().numel()
-    assert hit == pytest.approx(1 - 1 / 2.718281828, abs=0.03)  # with replacement
-    shuffled = shuffled_(torch.empty(40, 50), source, generator())
-    assert torch.equal(shuffled.flatten().sort().values, source.flatten().sort().values)
-    assert not torch.equal(shuffled.sum(1), source.sum(1))  # over the whole tensor, not inside of its rows
-    for scheme in (mean_var_, sampled_, shuffled_):
-        with pytest.raises(TransferError, match=r"draws from source weights, and there are none"):
-            scheme(torch.empty(2), None, generator())
-
-
 def test_a_generator_is_a_function_of_seed_and_name() -> None:
     assert generator_of(0, "a").initial_seed() == int(hashlib.sha256(b"0/a").hexdigest()[:16], 16) >> 1
     seeds = {generator_of(seed, name).initial_seed() for seed in range(3) for name in ("a", "b", "1/a")}
@@ -57,6 +44,7 @@ def test_a_generator_is_a_function_of_seed_and_name() -> None:
         ("he_fan_out", (2 / (25 * 64)) ** 0.5),
         ("glorot_normal", (2 / (25 * 96)) ** 0.5),
         ("trunc_normal", 0.02),
+        ("kaiming_uniform", (1 / (3 * 25 * 32)) ** 0.5),
     ],
 )
 def test_spread_of_random_convolutions(random: str, expected: float) -> None:
@@ -160,19 +148,19 @@ class Scaled(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.gamma = nn.Parameter(torch.ones(3))
+        self.alpha = nn.Parameter(torch.ones(3))
 
     def forward(self, features: Tensor) -> Tensor:
-        return features * self.gamma
+        return features * self.alpha
 
 
 def test_unknown_parameters_are_an_error_with_a_cure() -> None:
     model = nn.Sequential(Scaled(), nn.Linear(3, 2))
     blocks = blocks_of(model)
-    with pytest.raises(TransferError, match=r"Nothing is known about how '0.gamma' of a Scaled starts at random"):
+    with pytest.raises(TransferError, match=r"Nothing is known about how '0.alpha' of a Scaled starts at random"):
         initialise_(model, blocks)
-    source = {**model.state_dict(), "0.gamma": torch.tensor([1.0, 2.0, 3.0])}
-    transfer = initialise_(model, blocks, source=source, overrides={"0.gamma": "shuffled"})
+    source = {**model.state_dict(), "0.alpha": torch.tensor([1.0, 2.0, 3.0])}
+    transfer = initialise_(model, blocks, source=source, overrides={"0.alpha": "shuffled"})
     assert transfer.counts == {"shuffled": 1, "fresh": 2}
 
 
@@ -184,6 +172,10 @@ def test_unknown_parameters_are_an_error_with_a_cure() -> None:
         ({"norm": "none"}, r"Unknown norm='none': .*identity"),
         ({"biases": "no"}, r"Unknown biases='no'"),
         ({"head": "new"}, r"Unknown head='new': .*fresh"),
+        ({"embeddings": "keeep"}, r"Unknown embeddings='keeep': did you mean 'keep'"),
+        ({"gabor_scale": "max"}, r"Unknown gabor_scale='max': .*max_abs"),
+        ({"norm": "recalibrate"}, r"norm='recalibrate' measures .* there are none: give images="),
+        ({"images": []}, r"images are for norm='recalibrate' and norm is 'identity': leave them out"),
         ({"rest": "mean_var"}, r"tensors want a source \(the first is 'layer1.conv.weight'\), and there is none"),
         ({"depth": 1}, r"tensors want a source"),
         ({"source": {"a": torch.ones(1)}}, r"A source is given and nothing of it is used: give depth='all'"),
@@ -256,3 +248,152 @@ def test_real_weights_of_another_architecture_are_refused(real_data: Path, file:
         TransferError, match=r"(?s)missing in the source:.* - .*unexpected:.* \+ |missing.* - .*other shape:.* ~ "
     ):
         initialise_(model, blocks, source=str(real_data / file), depth="all")
+
+
+def test_torch_s_own_start_of_biased_layers() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 50, 3, groups=2), nn.Flatten(), nn.Linear(50, 40), nn.Linear(40, 2))
+    blocks = blocks_of(model)
+    initialise_(model, blocks, random="kaiming_uniform")
+    for layer, fan_in in ((model[0], 18), (model[2], 50)):
+        for tensor in (layer.weight, layer.bias):
+            assert 0.85 / fan_in**0.5 < tensor.abs().max() <= 1 / fan_in**0.5
+    initialise_(model, blocks, random="he_fan_out")
+    assert not model[0].bias.any()
+
+
+def test_statistics_are_measured_on_images_and_the_function_stays() -> None:
+    model, blocks = build("test_resnet")
+    source = {key: torch.rand(tensor.shape, generator=generator()) * 0.2 for key, tensor in model.state_dict().items()}
+    for key in source:  # a folded batch norm
+        if key.endswith(("running_mean", "num_batches_tracked")):
+            source[key] = torch.zeros_like(model.state_dict()[key])
+        if key.endswith("running_var"):
+            source[key] = torch.ones_like(source[key])
+    images = torch.rand(4, 3, 64, 64, generator=generator())
+    plain, _ = build("test_resnet")
+    initialise_(plain, blocks, source=source, depth="middle", identity_statistics="accept")
+    transfer = initialise_(model, blocks, source=source, depth="middle", norm="recalibrate", images=[images])
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval()(images), plain.eval()(images), rtol=1e-3, atol=1e-4)
+    treatments = {row.name: row.treatment for row in transfer.tensors}
+    for name in ("bn1", "layer3.0.bn1"):  # transferred, and identity before it was measured
+        assert model.get_submodule(name).running_mean.abs().max() > 1e-3
+        leaves = ("weight", "bias", "running_mean", "running_var")
+        assert {treatments[f"{name}.{leaf}"] for leaf in leaves} == {"recalibrated"}
+    assert treatments["layer1.0.conv1.weight"] == "transferred"
+    assert treatments["layer3.0.conv1.weight"] == "random"
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    with pytest.raises(TransferError, match=r"no images"):
+        initialise_(model, blocks, seed=9, norm="recalibrate", images=[])
+    assert all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items())
+
+
+def test_the_record_keeps_where_loaded_weights_come_from() -> None:
+    model, blocks = build()
+    file = WeightsFile("mine", Path("mine.safetensors"), "f" * 64, "apache-2.0")
+    transfer = initialise_(model, blocks, source=Weights(file, trained(model)), depth="all")
+    assert (transfer.source, transfer.sha256, transfer.licence) == ("mine", "f" * 64, "apache-2.0")
+    assert initialise_(model, blocks, source=trained(model), depth="all").source == "state dict"
+
+
+@pytest.mark.parametrize("rest", ["mean_var", "sampled", "shuffled"])
+def test_a_network_may_be_its_own_source(rest: str) -> None:
+    (model, blocks), (other, _) = build("test_efficientnet"), build("test_efficientnet")
+    source = trained(model)
+    for network in (model, other):
+        network.load_state_dict(source)
+    initialise_(other, blocks, source=source, depth=2, rest=rest)
+    initialise_(model, blocks, source=model.state_dict(), depth=2, rest=rest)
+    assert all(torch.equal(other.state_dict()[key], tensor) for key, tensor in model.state_dict().items())
+
+
+def test_tied_weights_are_drawn_once() -> None:
+    model = nn.Sequential(nn.Linear(300, 300), nn.ReLU(), nn.Linear(300, 300), nn.Linear(300, 2))
+    model[2].weight = model[0].weight
+    initialise_(model, blocks_of(model), seed=1)
+    expected = torch.empty(300, 300)
+    fresh_linear_(expected, 300, 1, "2.weight")
+    assert model[0].weight is model[2].weight
+    assert torch.equal(model[0].weight, expected)
+
+
+def test_any_number_of_threads_any_layout_and_precision_draw_the_same() -> None:
+    threads = torch.get_num_threads()
+    source = trained(create_model("resnet18", classes=5))
+    states = []
+    for count, change in ((1, None), (3, None), (2, torch.channels_last), (2, torch.float64)):
+        model, blocks = build("resnet18")
+        if change is torch.channels_last:
+            model.to(memory_format=change)
+        elif change is not None:
+            model.to(change)
+        torch.set_num_threads(count)
+        try:
+            for rest in ("mean_var", "random", "shuffled"):
+                initialise_(model, blocks, source=None if rest == "random" else source, rest=rest, seed=2)
+                assert torch.get_num_threads() == count
+                with ThreadPoolExecutor(1) as pool:
+                    assert pool.submit(torch.get_num_threads).result() == count
+                states.append({key: tensor.clone() for key, tensor in model.state_dict().items()})
+        finally:
+            torch.set_num_threads(threads)
+    for index, state in enumerate(states):
+        assert all(torch.equal(states[index % 3][key].to(tensor.dtype), tensor) for key, tensor in state.items())
+
+
+def test_scales_of_a_trained_network_have_no_known_start() -> None:
+    model, blocks = build("test_convnext")
+    with torch.no_grad():
+        for key, tensor in model.state_dict().items():
+            if key.endswith("gamma"):
+                tensor.copy_(torch.rand(tensor.shape, generator=generator()))
+    with pytest.raises(TransferError, match=r"'stages.0.blocks.0.gamma' of a ConvNeXtBlock was trained already"):
+        initialise_(model, blocks)
+    initialise_(model, blocks, source=trained(model), depth="all")
+    fresh, _ = build("test_convnext")
+    start = fresh.state_dict()["stages.0.blocks.0.gamma"].clone()
+    initialise_(fresh, blocks, source=trained(fresh), rest="mean_var", norm="mean_var")
+    assert not torch.equal(fresh.state_dict()["stages.0.blocks.0.gamma"], start)
+    again = copy.deepcopy(fresh)  # a network remembers how it was created
+    initialise_(again, blocks)
+    assert torch.equal(again.state_dict()["stages.0.blocks.0.gamma"], start)
+
+
+def test_norm_layers_of_other_classes_start_as_they_were_created() -> None:
+    (rms, rms_blocks), (grn, grn_blocks) = build("test_vit4"), build("convnextv2_atto")
+    for model, blocks, part in ((rms, rms_blocks, "norm"), (grn, grn_blocks, ".grn.")):
+        created = {key: tensor.clone() for key, tensor in model.state_dict().items() if part in key}
+        assert created
+        transfer = initialise_(model, blocks, source=trained(model), rest="shuffled", norm="mean_var")
+        assert {row.treatment for row in transfer.tensors if row.name in created} == {"mean_var"}
+        initialise_(model, blocks)
+        assert all(torch.equal(model.state_dict()[key], tensor) for key, tensor in created.items())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "pos_embed", "block"),
+    [
+        ({"patch_embed": "shuffled"}, "transferred", "random"),
+        ({"patch_embed": "shuffled", "pos_embed": "shuffled"}, "shuffled", "random"),
+        ({"patch_embed": "kaiming_uniform"}, "random", "random"),
+        ({"blocks.0": "transfer"}, "random", "transferred"),
+    ],
+)
+def test_wide_overrides_leave_embeddings_to_their_option(overrides: dict[str, str], pos_embed: str, block: str) -> None:
+    model, blocks = build("test_vit", "block")
+    source = None if "random" == pos_embed == block else trained(model)
+    transfer = initialise_(model, blocks, source=source, overrides=overrides)
+    treatments = {row.name: row.treatment for row in transfer.tensors}
+    assert treatments["pos_embed"] == pos_embed
+    assert treatments["blocks.0.mlp.fc1.weight"] == block
+
+
+def test_volumes_and_masks() -> None:
+    for arguments in ({"name": "resnet18", "spatial_dims": 3, "channels": 1}, {"name": "unet_resnet18"}):
+        model, blocks = build(**arguments)  # type: ignore[arg-type]
+        source = trained(model)
+        for random in RANDOM:
+            assert initialise_(model, blocks, random=random).counts["random"] > 15
+        for rest in RESAMPLED:
+            assert initialise_(model, blocks, source=source, rest=rest, norm="mean_var").counts[rest] > 15
+        assert initialise_(model, blocks, source=source, depth="all").coverage == 1

@@ -1,0 +1,60 @@
+"""What a tensor is to its network: a weight, a bias, part of a normalisation, a layer scale, an embedding."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import nn
+
+Role = Literal["weight", "bias", "norm", "scale", "embedding", "other", "buffer"]
+
+LAYERS = (
+    *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+    nn.Linear,
+)
+NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+
+# Identity of a normalisation layer (INIT-7).
+IDENTITY = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0, "num_batches_tracked": 0.0}
+
+# What transformers call the scale of a residual branch, a vector of one number a channel.
+LAYER_SCALES = ("gamma", "gamma_1", "gamma_2")
+
+# Learned inputs and offsets of attention, and the standard deviation with which timm's ViT, DeiT and Swin start them:
+# tokens from N(0, 1e-6^2), the others from a truncated normal distribution.
+TOKENS = {"cls_token": 1e-6, "reg_token": 1e-6, "mask_token": 1e-6}
+POSITIONS = {"dist_token": 0.02, "pos_embed": 0.02, "relative_position_bias_table": 0.02, "latent": 0.02}
+
+
+def role_of(module: nn.Module, name: str) -> Role:
+    """The role of an entry of the state dict; `module` is the one that holds it.
+
+    A norm is one of torch's layers, with the usual identity. A scale follows the norm layers too, but its identity is
+    the value that the network gives it: a layer scale, and norm layers of other classes (timm's `RmsNorm`, `GRN`).
+
+    >>> role_of(nn.Linear(2, 2), "fc.weight"), role_of(nn.BatchNorm2d(2), "bn1.running_var")
+    ('weight', 'norm')
+    """
+    leaf = name.rpartition(".")[2]
+    parameter = module._parameters.get(leaf)
+    if isinstance(module, NORMS) and leaf in IDENTITY:
+        return "norm"
+    if parameter is None:
+        return "buffer"
+    if leaf in TOKENS or leaf in POSITIONS:
+        return "embedding"
+    layer_scale = leaf in LAYER_SCALES and parameter.numel() == max(parameter.shape, default=1)
+    if layer_scale or "Norm" in type(module).__name__:
+        return "scale"
+    if leaf == "bias" or leaf.endswith("_bias"):
+        return "bias"
+    return "weight" if isinstance(module, LAYERS) else "other"
+
+
+def follows_norm(model: nn.Module, path: str) -> bool:
+    """Whether all that a module, parameter or buffer holds is treated as the option `norm` says."""
+    modules = dict(model.named_modules())
+    if path not in modules:
+        return role_of(modules[path.rpartition(".")[0]], path) in ("norm", "scale")
+    names = [f"{path}.{name}" for name in modules[path].state_dict()]
+    return bool(names) and all(role_of(modules[name.rpartition(".")[0]], name) in ("norm", "scale") for name in names)
