@@ -1,0 +1,105 @@
+"""New classifiers for networks that were changed below them, and norms of another width."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from transfuse.errors import BlocksError
+from transfuse.models.blocks import Blocks
+from transfuse.models.draws import fresh_linear_
+from transfuse.models.weightless import run_weightless
+
+
+class FlatteningLinear(nn.Linear):
+    """An `nn.Linear` that takes a map (N, C, 1, 1) too: the new head where the old one was a convolution of 1 x 1."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Maps (N, F) or any (N, ...) of F numbers each to (N, classes)."""
+        return super().forward(input.flatten(1))
+
+
+def head_paths(model: nn.Module, blocks: Blocks) -> tuple[str, ...]:
+    """The modules that the new heads replace: the only layer with weights of each head, or all of it if several."""
+    modules = dict(model.named_modules())
+    heads = []
+    for path in blocks.head:
+        if path not in modules:
+            raise BlocksError(f"The head {path!r} is no module, so no new head can take its place: name its module.")
+        layers = [
+            f"{path}.{name}".rstrip(".") for name, m in modules[path].named_modules() if m._parameters or m._buffers
+        ]
+        heads.append(layers[0] if len(layers) == 1 else path)
+    return tuple(heads)
+
+
+def head_of(path: str, arriving: Tensor, features: Tensor, pool: str, shortened: bool) -> tuple[type[nn.Linear], int]:
+    """The kind of the new head and its width, for what arrives at its place; BlocksError if nothing pooled it."""
+    whole = shortened and is_map(tuple(features.shape)) and features.numel() == arriving.numel()
+    if pool == "average" and (whole or is_map(tuple(arriving.shape))):
+        raise BlocksError(
+            f"The head {path!r} would get a whole map, {tuple(arriving.shape[1:])} of the last block's "
+            f"{tuple(features.shape[1:])}, not one vector: no module pools it on the way. Networks that make maps "
+            "(segmentation) get no new classifier; in your own network, make a module of the pooling."
+        )
+    return nn.Linear if arriving.ndim == 2 else FlatteningLinear, arriving[0].numel()
+
+
+def fresh_head(linear: type[nn.Linear], path: str, width: int, classes: int, old: nn.Module, seed: int) -> nn.Linear:
+    """A linear layer of the device, type and mode of the head that it replaces, drawn by (seed, name)."""
+    like = next(old.parameters(), torch.empty(0))
+    head = linear(width, classes, device="meta", dtype=like.dtype)
+    if not like.is_meta:
+        head.to_empty(device=like.device)
+        with torch.no_grad():
+            for name, parameter in head.named_parameters():
+                parameter.copy_(fresh_linear_(torch.empty(parameter.shape), width, seed, f"{path}.{name}"))
+    head.training = old.training
+    return head
+
+
+def set_numbers(model: nn.Module, classes: int, width: int) -> None:
+    """Corrects what timm's networks say about themselves: their classes, and how wide their head's input is."""
+    numbers: Any = model
+    for name, number in (("num_classes", classes), ("num_features", width), ("head_hidden_size", width)):
+        if isinstance(getattr(model, name, None), int):
+            setattr(numbers, name, number)
+
+
+def is_map(shape: tuple[int, ...]) -> bool:
+    """Whether something of this shape, (N, C, *sides), has more than one place.
+
+    >>> is_map((2, 8, 7, 7)), is_map((2, 8, 1, 1)), is_map((2, 8))
+    (True, False, False)
+    """
+    return len(shape) > 2 and any(side > 1 for side in shape[2:])
+
+
+def fitted_norm(norm: nn.Module, arriving: Tensor, path: str) -> nn.Module:
+    """A norm that stays: itself where it fits what arrives, else a fresh one of the right width (scale 1, shift 0)."""
+    for width in (None, arriving.shape[-1], arriving.shape[1]):
+        candidate = norm if width is None else _of_width(norm, width)
+        try:
+            run_weightless(candidate, arriving)
+        except BlocksError:
+            continue
+        return candidate
+    raise BlocksError(f"{path!r} stays on the cut network and fits no width of {tuple(arriving.shape)}: no known norm.")
+
+
+def _of_width(norm: nn.Module, width: int) -> nn.Module:
+    fresh: Any = copy.deepcopy(norm)
+    for module in fresh.modules():
+        for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
+            if tensor is not None and tensor.ndim == 1:
+                ones = name in ("weight", "running_var")
+                resized = tensor.new_ones(width) if ones else tensor.new_zeros(width)
+                setattr(module, name, nn.Parameter(resized) if name in module._parameters else resized)
+        if hasattr(module, "normalized_shape"):
+            module.normalized_shape = (width,)
+        if hasattr(module, "num_features"):
+            module.num_features = width
+    return fresh

@@ -1,0 +1,136 @@
+"""Forward passes without memory or values (on the meta device), which tell shapes and the order of things."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from transfuse.errors import BlocksError
+
+SIDES = {1: 1024, 2: 224, 3: 96}  # of an image, by its dimensions, where a network says nothing
+CONVOLUTIONS = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
+
+Operation = Callable[[Any, tuple[Any, ...], Any], None]
+
+
+class Call(NamedTuple):
+    """One module's part in a forward pass: when it starts and ends, how many arguments it gets, what goes in and out.
+
+    A module that runs twice starts with its first run and ends with its last.
+    """
+
+    start: int
+    end: int
+    arguments: int
+    shape_in: tuple[int, ...]
+    shape_out: tuple[int, ...]
+
+
+def example_images(model: nn.Module, image_size: int | None = None) -> Tensor:
+    """Two images without memory, (2, C, *side), as a network takes them.
+
+    C is that of the first convolution (or the features of a first linear layer). The side is `image_size`, or that for
+    which a transformer is built, or timm's default for the network, or else 224 pixels (96 for volumes).
+
+    >>> example_images(nn.Conv3d(1, 8, 3)).shape
+    torch.Size([2, 1, 96, 96, 96])
+    """
+    first = next((module for module in model.modules() if isinstance(module, (*CONVOLUTIONS, nn.Linear))), None)
+    if isinstance(first, nn.Linear):
+        return torch.zeros(2, first.in_features, device="meta")
+    dims = next((dims for kind, dims in CONVOLUTIONS.items() if isinstance(first, kind)), 2)
+    channels = getattr(first, "in_channels", 3)
+    size = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", (3, *[SIDES[dims]] * dims))[1:]
+    built_for = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    if built_for is not None:
+        size = built_for
+    if image_size is not None:
+        size = (image_size,) * dims
+    return torch.zeros(2, channels, *size, device="meta")
+
+
+def weightless_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The parameters and buffers of a network by name, as tensors without memory."""
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return {name: tensor.detach().to("meta") for name, tensor in tensors.items()}
+
+
+def run_weightless(model: nn.Module, images: Tensor, tensors: dict[str, Tensor] | None = None) -> Any:
+    """The output of a network in eval mode, without values; the network's tensors and modes are as before.
+
+    Raises BlocksError, naming torch's own complaint, where the images do not pass.
+    """
+    modes = {module: module.training for module in model.modules()}
+    for module in modes:
+        module.training = False  # not .eval(): a frozen module answers it in its own way
+    try:
+        with torch.no_grad():
+            return torch.func.functional_call(model, tensors or weightless_tensors(model), (images,))
+    except BlocksError:
+        raise
+    except Exception as error:
+        size = " x ".join(str(side) for side in images.shape[2:])
+        raise BlocksError(
+            f"A forward pass without data through this {type(model).__name__} fails for images of {size} pixels and "
+            f"{images.shape[1]} channels ({type(error).__name__}: {str(error)[:200]}). It may need another image_size."
+        ) from error
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def trace_modules(model: nn.Module, images: Tensor) -> dict[str, Call]:
+    """What each module that runs does in a forward pass, by name, parents before children."""
+    calls: dict[str, Call] = {}
+    clock = iter(range(10**9))
+    handles = []
+    for name, module in model.named_modules():
+
+        def enter(module: nn.Module, args: Any, kwargs: Any, name: str = name) -> None:
+            now = next(clock)
+            first = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
+            shape = tuple(first.shape) if first is not None else ()
+            if name not in calls:
+                calls[name] = Call(now, now, len(args) + len(kwargs), shape, ())
+
+        def leave(module: nn.Module, args: Any, output: Any, name: str = name) -> None:
+            shape = tuple(output.shape) if isinstance(output, Tensor) else ()
+            calls[name] = calls[name]._replace(end=next(clock), shape_out=shape)
+
+        handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
+        handles.append(module.register_forward_hook(leave))
+    try:
+        run_weightless(model, images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: calls[name] for name, _ in model.named_modules() if name in calls}
+
+
+class Watch(TorchDispatchMode):
+    """Shows every operation of torch that runs while it is active to a function: `seen(operation, inputs, output)`."""
+
+    def __init__(self, seen: Operation) -> None:
+        super().__init__()
+        self.seen = seen
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        """Runs the operation, then shows it."""
+        output = func(*args, **(kwargs or {}))
+        self.seen(func, args, output)
+        return output
+
+
+@contextmanager
+def hooked(*handles: Any) -> Iterator[None]:
+    """Removes hooks at the end."""
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
