@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from transfuse.errors import TrainingError
+from transfuse.errors import BlocksError, TrainingError
+from transfuse.models import Block, Blocks, blocks_of, create_model
 from transfuse.training import Optimizer
 from transfuse.training.optimizers import OPTIMIZERS, make_optimizer
 
@@ -98,3 +99,66 @@ def test_a_head_that_is_missing_or_unknown_is_refused(network: Callable[..., nn.
         make_optimizer(network(), settings)
     with pytest.raises(TrainingError, match=r"no parameter under the head '6\.weigth': did you mean '6\.weight'"):
         make_optimizer(network(), settings, head=("6.weigth",))
+
+
+def rates_of(model: nn.Module, settings: Optimizer, **arguments: object) -> dict[str, float]:
+    optimizer = make_optimizer(model, settings, **arguments)  # type: ignore[arg-type]
+    rates = {id(p): group["base_rate"] for group in optimizer.param_groups for p in group["params"]}
+    assert all(group["lr"] == group["base_rate"] for group in optimizer.param_groups)
+    return {name: rates[id(p)] for name, p in model.named_parameters() if id(p) in rates}
+
+
+def test_layer_decay_is_that_of_beit() -> None:
+    model = create_model("deit_tiny_patch16_224", classes=2, device="meta")
+    found = rates_of(model, Optimizer(learning_rate=1e-3, layer_decay=0.75), blocks=blocks_of(model))
+
+    def layer(name: str) -> int:  # BEiT, optim_factory.py: of 14 layers, 0 are the embeddings, 13 the norm and the head
+        if name.startswith(("cls_token", "pos_embed", "patch_embed")):
+            return 0
+        return int(name.split(".")[1]) + 1 if name.startswith("blocks.") else 13
+
+    assert found == pytest.approx({name: 1e-3 * 0.75 ** (13 - layer(name)) for name in found})
+    assert len(set(found.values())) == 14
+
+
+def test_layer_decay_is_that_of_timm_but_for_the_norm_on_top() -> None:
+    model = create_model("test_vit", classes=2)
+    import timm.optim
+
+    groups = timm.optim.param_groups_layer_decay(model, weight_decay=0.0, layer_decay=0.5)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    theirs = {names[id(p)]: group["lr_scale"] for group in groups for p in group["params"]}
+    ours = rates_of(model, Optimizer(learning_rate=1.0, layer_decay=0.5), blocks=blocks_of(model, "block"))
+    assert ours["norm.weight"] == ours["head.weight"] == 1.0
+    assert {n: r for n, r in ours.items() if n[:4] != "norm"} == {n: r for n, r in theirs.items() if n[:4] != "norm"}
+
+
+def test_layer_decay_goes_with_a_rate_of_the_head_and_without_decay_of_vectors(
+    network: Callable[..., nn.Module],
+) -> None:
+    model = network()
+    blocks = Blocks("stage", (Block("conv", ("0",), "0"), Block("norm", ("1",), "1")), ("6",))
+    settings = Optimizer(learning_rate=0.1, head_learning_rate=0.7, layer_decay=0.5, weight_decay=1e-3, decay_1d=False)
+    assert rates_of(model, settings, blocks=blocks, head=blocks.head) == pytest.approx(
+        {"0.weight": 0.025, "1.weight": 0.05, "1.bias": 0.05, "6.weight": 0.7, "6.bias": 0.7}
+    )
+    decays = {len(group["params"]): group["weight_decay"] for group in make_optimizer(
+        model, settings, blocks.head, blocks).param_groups if group["base_rate"] < 0.06}  # fmt: skip
+    assert decays == {1: 1e-3, 2: 0}
+    full = rates_of(model, Optimizer(learning_rate=0.1, layer_decay=1.0), blocks=blocks)
+    assert full == rates_of(model, Optimizer(learning_rate=0.1))
+    model[0].weight.requires_grad_(False)  # frozen blocks still count as steps of the ladder
+    assert rates_of(model, settings, blocks=blocks, head=blocks.head)["1.weight"] == 0.05
+
+
+def test_what_layer_decay_needs_is_said(network: Callable[..., nn.Module]) -> None:
+    for value in (0.0, -0.5, 1.5, float("nan")):
+        with pytest.raises(
+            TrainingError, match=rf"layer_decay is {value}; expected a number in \(0, 1\], e\.g\. 0\.75"
+        ):
+            Optimizer(layer_decay=value)
+    with pytest.raises(TrainingError, match=r"layer_decay is 0\.5, but .* not given: fit\(\.\.\., blocks=blocks_of"):
+        make_optimizer(network(), Optimizer(layer_decay=0.5))
+    blocks = Blocks("stage", (Block("conv", ("0",), "0"),), ("6",))
+    with pytest.raises(BlocksError, match=r"do not cover this Sequential.*\n.*have no owner: 1\.weight"):
+        make_optimizer(network(), Optimizer(layer_decay=0.5), blocks=blocks)

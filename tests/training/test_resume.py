@@ -22,6 +22,8 @@ from torch import nn
 
 from transfuse.data import Part, Split
 from transfuse.errors import StoreError, TrainingError
+from transfuse.models import Block, Blocks, blocks_of, create_model
+from transfuse.models.lora import add_lora_
 from transfuse.training import Epoch, Optimizer, Recipe, Schedule, Stopping, fit
 from transfuse.training.checkpoint import BEST, LAST
 
@@ -217,3 +219,86 @@ def test_a_damaged_checkpoint_is_refused(network: Network, split: Split, tmp_pat
         run(network(), split, tmp_path)
     (tmp_path / LAST).unlink()
     assert told(run(network(), split, tmp_path)) == told(run(network(), split, None))
+
+
+BLOCKS = Blocks("stage", (Block("conv", ("0",), "0"), Block("norm", ("1",), "1")), ("6",))
+TUNED = dataclasses.replace(
+    RECIPE,
+    optimizer=Optimizer(name="adam", learning_rate=0.02, weight_decay=1e-3, clip_norm=1.0, layer_decay=0.7, l2_sp=0.5),
+)
+PLAIN = dataclasses.replace(TUNED, optimizer=dataclasses.replace(TUNED.optimizer, layer_decay=None, l2_sp=None))
+
+
+def tune(
+    model: nn.Module, split: Split, folder: Path | None, most: int = 99, anchored: tuple[str, ...] = ("0.weight",)
+) -> list[Epoch]:
+    epochs = []
+    for epoch in fit(model, split, TUNED, epochs=7, seed=4, blocks=BLOCKS, anchored=anchored, checkpoint_dir=folder):
+        epochs.append(epoch)
+        if len(epochs) == most:
+            break
+    return epochs
+
+
+def test_l2_sp_and_layer_decay_go_on_bit_identically(network: Network, split: Split, tmp_path: Path) -> None:
+    whole = network()
+    expected = tune(whole, split, None)
+    plain = network()
+    assert told(run(plain, split, None, recipe=PLAIN)) != told(expected)
+    for most in (1, 3, len(expected) - 1, len(expected)):
+        folder = tmp_path / str(most)
+        tune(network(), split, folder, most)
+        resumed = network()
+        assert told(tune(resumed, split, folder)) == told(expected)
+        torch.testing.assert_close(state_of(resumed), state_of(whole), rtol=0, atol=0)
+
+
+def test_l2_sp_goes_on_from_the_first_weights_only(network: Network, split: Split, tmp_path: Path) -> None:
+    last = network()
+    for _ in zip(range(2), fit(last, split, TUNED, epochs=7, seed=4, blocks=BLOCKS, anchored=["0.weight"],
+                               checkpoint_dir=tmp_path), strict=False):  # fmt: skip
+        pass
+    message = "began with other weights, to which l2_sp draws back, so .* Give the network its first weights"
+    with pytest.raises(TrainingError, match=message):
+        tune(last, split, tmp_path)
+    with pytest.raises(TrainingError, match=r"drawn back was 1 parameters, \w+ and is now 2 parameters, \w+"):
+        tune(network(), split, tmp_path, anchored=("0.weight", "6.weight"))
+    tune(network(), split, tmp_path)
+
+
+def test_a_checkpoint_of_other_tuning_is_refused(network: Network, split: Split, tmp_path: Path) -> None:
+    tune(network(), split, tmp_path, 2)
+    with pytest.raises(TrainingError, match=r"optimizer\.l2_sp was 0\.5 and is now not set"):
+        run(network(), split, tmp_path, recipe=PLAIN)
+    one = Blocks("stage", (Block("both", ("0", "1"), "1"),), ("6",))
+    with pytest.raises(TrainingError, match=r"blocks was 2 at level stage, \w+ and is now 1 at level stage, \w+"):
+        list(fit(network(), split, TUNED, epochs=7, seed=4, blocks=one, anchored=["0.weight"], checkpoint_dir=tmp_path))
+
+
+def test_a_checkpoint_from_before_these_settings_is_of_the_same_training(
+    network: Network, split: Split, tmp_path: Path
+) -> None:
+    run(network(), split, tmp_path, 2)
+    content = (tmp_path / LAST).read_bytes().split(b"\n", 2)[2]
+    settings = torch.load(io.BytesIO(content), weights_only=True)["settings"]
+    assert "optimizer.clip_norm" in settings
+    assert not {"optimizer.layer_decay", "optimizer.l2_sp", "blocks", "drawn back"} & set(settings)
+
+
+def test_adapters_go_on_bit_identically(split: Split, tmp_path: Path) -> None:
+    def adapted() -> nn.Module:
+        model = create_model("test_vit", classes=3, channels=1, image_size=16)
+        return add_lora_(model, blocks_of(model), rank=2, seed=5)
+
+    recipe = Recipe(batch_size=32, optimizer=Optimizer(learning_rate=1e-2), monitor="accuracy", validate_every=1)
+    whole, resumed = adapted(), adapted()
+    expected = list(fit(whole, split, recipe, steps=4))
+    for epoch in fit(adapted(), split, recipe, steps=4, checkpoint_dir=tmp_path):
+        if epoch.step == 2:
+            break
+    assert told(list(fit(resumed, split, recipe, steps=4, checkpoint_dir=tmp_path))) == told(expected)
+    torch.testing.assert_close(state_of(resumed), state_of(whole), rtol=0, atol=0)
+    start = state_of(adapted())
+    moved = {name for name, tensor in state_of(whole).items() if not torch.equal(tensor, start[name])}
+    assert moved
+    assert all("lora_" in name or name.startswith("head.") for name in moved)

@@ -10,15 +10,29 @@ import torch
 from torch import Tensor, nn
 
 from transfuse.data.splits import Part, Split
+from transfuse.models.blocks import Blocks
 from transfuse.training.recipe import Recipe
+
+# Settings that came later: where they are not used, a checkpoint from before them is still of the same training.
+_LATER = ("optimizer.layer_decay", "optimizer.l2_sp")
 
 
 def settings_of(
-    model: nn.Module, split: Split, recipe: Recipe, *, head: Sequence[str], total_steps: int, seed: int, processes: int
+    model: nn.Module,
+    split: Split,
+    recipe: Recipe,
+    *,
+    head: Sequence[str],
+    total_steps: int,
+    seed: int,
+    processes: int,
+    blocks: Blocks | None = None,
+    drawn_back: Sequence[str] = (),
 ) -> dict[str, str]:
     """One readable line a setting; networks and data by a digest of what matters of them, never by a path.
 
-    The initial weights are not among them: a training that goes on has left them (see `digest_of_weights`).
+    The initial weights are not among them: a training that goes on has left them (see `digest_of_weights`). `blocks`
+    and `drawn_back` (the names of parameters) count where the recipe has a use for them.
     """
     settings: dict[str, object] = {}
     for name, value in dataclasses.asdict(recipe).items():
@@ -37,7 +51,11 @@ def settings_of(
         "training part": _part(split.train),
         "validation part": _part(split.val),
     }
-    return {name: str(value) for name, value in settings.items()}
+    if recipe.optimizer.layer_decay is not None and blocks is not None:
+        settings["blocks"] = f"{len(blocks)} at level {blocks.level}, {_digest(repr(blocks).encode())}"
+    if recipe.optimizer.l2_sp is not None:
+        settings["drawn back"] = f"{len(drawn_back)} parameters, {_digest(repr(sorted(drawn_back)).encode())}"
+    return {name: str(value) for name, value in settings.items() if name not in _LATER or value is not None}
 
 
 def digest_of_weights(state: Mapping[str, Tensor]) -> str:

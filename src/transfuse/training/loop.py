@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,13 @@ from torch import Tensor, nn
 
 from transfuse.data.splits import Split
 from transfuse.errors import TrainingError
+from transfuse.models.blocks import Blocks
 from transfuse.training import checkpoint
 from transfuse.training.batches import DROPOUT, Batches, make_batches, step_seed
 from transfuse.training.device import Runtime, channels_last, seed_step, training_mode
 from transfuse.training.history import Diverged, Epoch, History
 from transfuse.training.identity import digest_of_weights, settings_of
+from transfuse.training.l2_sp import anchored_parameters, draw_back
 from transfuse.training.losses import Loss, loss_for
 from transfuse.training.optimizers import make_optimizer
 from transfuse.training.prediction import check_logits
@@ -37,6 +39,8 @@ def fit(
     epochs: float | None = None,
     learning_rate: float | None = None,
     head: Sequence[str] = (),
+    blocks: Blocks | None = None,
+    anchored: Collection[str] | None = None,
     seed: int = 0,
     checkpoint_dir: str | Path | None = None,
     device: str = "auto",
@@ -64,12 +68,17 @@ def fit(
         recipe: optimiser, schedule, loss, augmentation, validation; default: Adam, batches of 32.
         steps, epochs: the length; one of the two.
         learning_rate: instead of the recipe's.
-        head: names of the head's parameters or modules (`blocks.head`), for a recipe with a `head_learning_rate`.
+        head: names of the head's parameters or modules, for a recipe with a `head_learning_rate`; default: that of
+            `blocks`.
+        blocks: the network's blocks, for a recipe with a `layer_decay`.
+        anchored: names of the parameters that L2-SP draws back to the values with which the training begins, for a
+            recipe with `l2_sp`: those that were transferred. Names of buffers and of frozen parameters change nothing.
         seed: 0 or more.
         checkpoint_dir: a folder that gets `last.ckpt` and `best.safetensors` at each validation. If it holds a
             checkpoint of the same training, the training goes on from there: the epochs before it are yielded again
             from the record, and the rest are bit-identical to those of a training that was never interrupted. The
-            model must have the weights with which that training began, or those of its last or best checkpoint.
+            model must have the weights with which that training began, or (but for L2-SP, which needs the first ones)
+            those of its last or best checkpoint.
         device: `auto`, `cpu`, `cuda` or `mps`.
         frozen_check: a function of the network whose value must not change, such as the output of its frozen blocks on
             a fixed batch; called at the start and at each validation.
@@ -77,6 +86,7 @@ def fit(
     Raises:
         TrainingError: arguments that cannot be meant, a checkpoint of another training, of a network that began with
             other weights, or a damaged one, a `frozen_check` that moved, an output that does not fit the classes.
+        BlocksError: `blocks` that are not this network's, for a recipe that needs them.
         Diverged: a TrainingError; the loss or a validation output is not finite.
         StoreError: the checkpoint cannot be written (disk full); the one before is intact.
     """
@@ -89,6 +99,10 @@ def fit(
     batches = make_batches(split.train, recipe, model, seed=seed)
     check_validation(split.val, recipe)
     info = split.train.dataset.info
+    head = tuple(head) or (() if blocks is None else blocks.head)
+    drawn_back = {}
+    if recipe.optimizer.l2_sp is not None:
+        drawn_back = anchored_parameters(model, anchored, decay_1d=recipe.optimizer.decay_1d)
     runtime = Runtime(device, recipe.precision)
     training = _Training(
         model=model,
@@ -97,8 +111,9 @@ def fit(
         batches=batches,
         history=_new_history(recipe, batches.steps_per_epoch, steps, epochs),
         loss=loss_for(recipe.loss, task=info.task, classes=len(info.classes), class_weights=recipe.class_weights),
-        optimizer=make_optimizer(model, recipe.optimizer, head),
+        optimizer=make_optimizer(model, recipe.optimizer, head, blocks, anchored),
         runtime=runtime,
+        drawn_back=tuple(drawn_back.values()),
     )
     if checkpoint_dir is not None:
         training.folder = Path(checkpoint_dir)
@@ -107,6 +122,8 @@ def fit(
             split,
             recipe,
             head=head,
+            blocks=blocks,
+            drawn_back=tuple(drawn_back),
             total_steps=training.history.total_steps,
             seed=seed,
             processes=runtime.processes,
@@ -139,6 +156,7 @@ class _Training:
     loss: Loss
     optimizer: torch.optim.Optimizer
     runtime: Runtime
+    drawn_back: tuple[nn.Parameter, ...] = ()  # by L2-SP
     folder: Path | None = None
     settings: dict[str, str] = field(default_factory=dict)
     initial: str = ""  # digest of the weights at the first step, where there is a folder
@@ -150,6 +168,8 @@ def _epochs(training: _Training, frozen_check: Callable[[nn.Module], Any] | None
     model, history = training.model, training.history
     module = training.runtime.wrap(model)
     frozen = None if frozen_check is None else frozen_check(model)
+    if training.recipe.optimizer.l2_sp is not None:  # to the present weights, before a checkpoint brings others
+        draw_back(training.optimizer, training.drawn_back, training.recipe.optimizer.l2_sp)
     try:
         _resume(training)
         yield from tuple(history.epochs)
@@ -283,11 +303,15 @@ def _resume(training: _Training) -> None:
     if best is not None and best.step < history.step:
         weights = checkpoint.load_weights(training.folder, step=best.step)
     training.initial = state.get("initial", "")
-    own = {training.initial, *(digest_of_weights(one) for one in (state["model"], weights or {}))}
+    own = {training.initial}
+    if not training.drawn_back:  # only the first weights can say where L2-SP draws to
+        own |= {digest_of_weights(one) for one in (state["model"], weights or {})}
     if not training.runtime.broadcast(not training.initial or here in own):
+        also = ", to which l2_sp draws back" if training.drawn_back else ""
         raise TrainingError(
-            f"the checkpoint {training.folder / checkpoint.LAST} is of a network that began with other weights, so its "
-            "epochs are not those of this one. Give the network its first weights, or name another checkpoint_dir"
+            f"the checkpoint {training.folder / checkpoint.LAST} is of a network that began with other weights{also}, "
+            "so its epochs are not those of this one. Give the network its first weights, or name another "
+            "checkpoint_dir"
         )
     training.model.load_state_dict(state["model"])
     training.optimizer.load_state_dict(state["optimizer"])
