@@ -91,7 +91,7 @@ def test_kernel_equals_presorted_for_any_small_problem(data):
 
 def test_all_weightings_at_once_equal_one_at_a_time(generator):
     target = np.repeat(generator.integers(0, 3, 40), 3)
-    scores = softmax(generator.normal(size=(120, 3)) + np.eye(3)[target])
+    scores = softmax(generator.normal(size=(120, 6)) + np.eye(6)[target])  # top5 needs six classes
     groups = np.repeat(np.arange(40), 3)
     weights = generator.multinomial(40, np.full(40, 1 / 40), size=64).T.astype(float)
     for name in METRICS:
@@ -123,6 +123,29 @@ def test_sums_equal_scikit_learn(generator, weighted):
         assert evaluate(name, target, scores, weights).value == pytest.approx(value, abs=1e-12), name
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_top5_equals_scikit_learn_where_no_scores_are_tied(generator, weighted):
+    from sklearn.metrics import top_k_accuracy_score
+
+    target = generator.integers(0, 12, 400)
+    scores = softmax(generator.normal(size=(400, 12)) + np.eye(12)[target])
+    weights = generator.random(400) if weighted else None
+    expected = top_k_accuracy_score(target, scores, k=5, sample_weight=weights, labels=range(12))
+    assert 0.5 < expected < 0.9
+    assert evaluate("top5", target, scores, weights).value == pytest.approx(expected, abs=1e-12)
+    assert evaluate("top5", target, np.log(scores), weights).value == pytest.approx(expected, abs=1e-12)  # any score
+
+
+def test_a_tie_in_top5_goes_to_the_lower_class_as_in_accuracy(generator):
+    assert [evaluate("top5", [label], np.full((1, 8), 1 / 8)).value for label in range(8)] == [1] * 5 + [0] * 3
+    scores = np.array([[0.4, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1]])  # class 0, then the first four of those that are equal
+    assert [evaluate("top5", [label], scores).value for label in range(7)] == [1] * 5 + [0] * 2
+    target, coarse = generator.integers(0, 6, 500), np.round(generator.random((500, 6)), 1)
+    five = np.argsort(-coarse, axis=1, kind="stable")[:, :5]
+    assert evaluate("top5", target, coarse).value == np.mean([t in row for t, row in zip(target, five, strict=True)])
+    assert evaluate("top5", target, coarse).value >= evaluate("accuracy", target, coarse).value
+
+
 def test_binary_brier_is_that_of_the_positive_class(generator):
     from sklearn.metrics import brier_score_loss
 
@@ -144,7 +167,7 @@ def test_calibration_error_by_hand():
 
 def test_weights_are_copies(generator):
     target = generator.integers(0, 3, 60)
-    scores = softmax(generator.normal(size=(60, 3)) + np.eye(3)[target])
+    scores = softmax(generator.normal(size=(60, 6)) + np.eye(6)[target])
     copies = generator.integers(1, 4, 60)
     for name in METRICS:
         copied = evaluate(name, np.repeat(target, copies), np.repeat(scores, copies, axis=0)).value
@@ -228,7 +251,7 @@ def test_the_table_says_what_it_holds():
     assert {n for n, m in METRICS.items() if not m.higher_is_better} == {"ece", "brier"}
     target = np.array([0, 1, 2, 2, 1, 0])
     for name, metric in METRICS.items():
-        assert metric.bounds[0] <= evaluate(name, target, softmax(np.eye(3)[target])).value <= metric.bounds[1]
+        assert metric.bounds[0] <= evaluate(name, target, softmax(np.eye(6)[target])).value <= metric.bounds[1]
 
 
 GOOD = (np.array([0, 1, 2, 1]), np.full((4, 3), 1 / 3))
@@ -247,6 +270,8 @@ BAD_INPUT = {
     "multi-label shape": ("auroc", np.zeros((4, 2)), GOOD[1], r"\(4, 2\) and scores \(4, 3\)"),
     "multi-label value": ("auroc", [[0, 2]], [[0.1, 0.2]], r"holds 2 \(1 of 2 such\); expected 0, 1 or NaN"),
     "multi-label kappa": ("kappa", [[0, 1]], [[0.1, 0.2]], r"kappa needs one grade a sample"),
+    "top 5 of 5": ("top5", [0, 4], np.full((2, 5), 0.2), r"at least 6 classes, and there are 5.*use 'accuracy'"),
+    "multi-label top 5": ("top5", [[0, 1]], [[0.1, 0.2]], r"top5 needs one class a sample.*use 'auroc'"),
     "multi-label grade": ("referable_auroc", [[0, 1]], [[0.1, 0.2]], r"needs one grade a sample"),
     "two grades": ("referable_auroc", [0, 1], [0.1, 0.2], r"at least 3 grades, got shape \(2, 2\)"),
     "grades of nothing": ("referable_auroc", [0, 2], np.zeros((2, 3)), r"2 samples sum to 0.*referable_auroc_max"),

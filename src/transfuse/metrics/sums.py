@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from transfuse.errors import DataError
 from transfuse.metrics.cases import Cases
 
 BINS = 15  # Guo et al. 2017, section 4
@@ -69,6 +70,28 @@ def accuracy_terms(cases: Cases) -> Terms:
     if cases.multilabel:
         return _ratios(right.astype(float), ~np.isnan(cases.target))
     return _ratios(right[:, None], np.ones((len(right), 1)))
+
+
+def top5_terms(cases: Cases) -> Terms:
+    """Share of samples whose class is among the five of the largest scores (METHODS MET-11).
+
+    Of equal scores the lower index comes first, as in accuracy, so that top-5 is never below top-1.
+
+    Raises:
+        DataError: multi-label targets, or fewer than six classes, where it would be (nearly) always 1.
+    """
+    classes = cases.scores.shape[1]
+    if cases.multilabel:
+        raise DataError("top5 needs one class a sample: target (N,), not a multi-label (N, C); use 'auroc'")
+    if classes < 6:
+        raise DataError(
+            f"top5 needs at least 6 classes, and there are {classes}: the true one is among the first five whatever is "
+            "predicted; use 'accuracy'"
+        )
+    own = np.take_along_axis(cases.scores, cases.target[:, None], axis=1)
+    earlier = np.arange(classes) < cases.target[:, None]
+    before = ((cases.scores > own) | ((cases.scores == own) & earlier)).sum(axis=1)
+    return _ratios((before < 5)[:, None], np.ones((len(before), 1)))
 
 
 def recall_terms(cases: Cases) -> Terms:

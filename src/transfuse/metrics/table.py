@@ -19,6 +19,7 @@ from transfuse.metrics.sums import (
     calibration_terms,
     kappa_terms,
     recall_terms,
+    top5_terms,
 )
 
 Values = Callable[[np.ndarray], np.ndarray]
@@ -288,6 +289,7 @@ METRICS: dict[str, Metric] = {
             curve=lambda one, groups: PrecisionRecall(one, groups, trapezoid=False),
         ),
         Metric("accuracy", "Accuracy", probabilities=True, terms=accuracy_terms),
+        Metric("top5", "Top-5 accuracy", terms=top5_terms),
         Metric("macro_recall", "Macro recall", probabilities=True, needs="positives", terms=recall_terms),
         Metric("kappa", "Quadratic kappa", bounds=(-1.0, 1.0), probabilities=True, terms=kappa_terms),
         Metric(

@@ -1,0 +1,139 @@
+"""A file of weights by its header, and how it is loaded, as Markdown of a model card: here, in timm, in plain torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transfuse.errors import StoreError
+
+
+@dataclass(frozen=True)
+class WeightsFacts:
+    """What is known of a file of weights without reading its numbers.
+
+    Args:
+        name: of the file.
+        sha256: of its content.
+        size: in bytes.
+        shapes: of the tensors, by name.
+    """
+
+    name: str
+    sha256: str
+    size: int
+    shapes: Mapping[str, tuple[int, ...]]
+
+
+def read_facts(path: Path) -> WeightsFacts:
+    """Hash a safetensors file and read the shapes in its header; no tensor is loaded.
+
+    Raises:
+        StoreError: the file cannot be read, or is none of that kind.
+    """
+    try:
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+            file.seek(0)
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, ValueError, OverflowError, MemoryError) as error:
+        raise StoreError(f"{path} cannot be read as safetensors ({error}); copy it again") from None
+    shapes = {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+    return WeightsFacts(path.name, sha256, path.stat().st_size, shapes)
+
+
+def loading(network: str, identity: Mapping[str, Any], data: Mapping[str, Any], weights: WeightsFacts) -> list[str]:
+    """The lines of a card's section on loading.
+
+    Args:
+        network: its name for `create_model`.
+        identity: what decided the run's numbers, as in its `spec.json`.
+        data: the run's facts about its data.
+        weights: the file.
+    """
+    file, shapes = weights.name, weights.shapes
+    padding, init = identity["model"].get("padding"), identity["init"]
+    classes, channels, size = len(data["classes"]), data["channels"], data["image_size"]
+    lines = ["## How to load it", ""]
+    if init.get("truncate") is not None or init.get("slim") is not None:
+        cut = f"truncate: {init['truncate']}" if init.get("truncate") is not None else f"slim: {init['slim']}"
+        said = (
+            f"The network was cut after it was created (`{cut}`), so its tensors fit only a network that was cut "
+            "alike: `transfuse.models.truncate` and `transfuse.models.slim` do that."
+        )
+        return [*lines, said, ""]
+    lines += [
+        "To start another training from it, in a study file of transfuse:",
+        "",
+        "```yaml",
+        "models:",
+        f"  mine: {{name: {network}, weights: {file}{f', padding: {padding}' if padding else ''}}}",
+        "```",
+        "",
+        "As it is, in Python (one output a class, before the softmax or sigmoid):",
+        "",
+        "```python",
+        "import transfuse as tfu",
+        "from safetensors.torch import load_file",
+        "",
+        f'model = tfu.create_model("{network}", classes={classes}, channels={channels}, image_size={size}'
+        + (f', padding="{padding}")' if padding else ")"),
+        f'model.load_state_dict(load_file("{file}"))',
+        "model.eval()",
+        "```",
+        "",
+    ]
+    if "layer1.conv.weight" in shapes and "head.weight" in shapes:
+        return [*lines, *_plain_torch(weights, padding or "same")]
+    if ":" in network:
+        return [*lines, f"The network itself is the function `{network}`, which is not part of transfuse.", ""]
+    return [
+        *lines,
+        "Where timm has a network of this name, it is the same one:",
+        "",
+        "```python",
+        "import timm",
+        "",
+        f'model = timm.create_model("{network}", num_classes={classes}, in_chans={channels}, checkpoint_path="{file}")',
+        "```",
+        "",
+    ]
+
+
+def _plain_torch(weights: WeightsFacts, padding: str) -> list[str]:
+    """A stack of convolution, batch norm, ReLU and pooling (the CBR family), from the shapes of its tensors alone."""
+    file, shapes = weights.name, weights.shapes
+    convolutions = [shapes[f"layer{n}.conv.weight"] for n in range(1, 9) if f"layer{n}.conv.weight" in shapes]
+    classes, width = shapes["head.weight"]
+    kernel = convolutions[0][2]
+    border = 0 if padding == "valid" else kernel // 2
+    return [
+        "In plain torch, without transfuse:",
+        "",
+        "```python",
+        "from collections import OrderedDict",
+        "",
+        "from safetensors.torch import load_file",
+        "from torch import nn",
+        "",
+        f"parts, channels = OrderedDict(), {convolutions[0][1]}",
+        f"for number, width in enumerate({[shape[0] for shape in convolutions]}, start=1):",
+        "    layer = OrderedDict(",
+        f"        conv=nn.Conv2d(channels, width, {kernel}, padding={border}, bias=False),",
+        "        bn=nn.BatchNorm2d(width),",
+        "        relu=nn.ReLU(),",
+        "    )",
+        "    if number <= 4:",
+        f'        layer["pool"] = nn.MaxPool2d(3, stride=2, padding={int(padding == "same_pool")})',
+        '    parts[f"layer{number}"], channels = nn.Sequential(layer), width',
+        f"parts.update(global_pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), head=nn.Linear({width}, {classes}))",
+        "model = nn.Sequential(parts)",
+        f'model.load_state_dict(load_file("{file}"))',
+        "model.eval()",
+        "```",
+        "",
+    ]
