@@ -120,7 +120,10 @@ def test_official_parts_are_kept_and_missing_ones_cut_from_train(write_npz: Writ
     assert [len(part) for part in indices(split)] == [18, 6, 6]
     np.testing.assert_array_equal(split.test.indices, np.arange(24, 30))
     no_test = open_dataset(str(write_npz("c.npz", test_images=None, test_labels=None)))
-    assert [len(part) for part in indices(split_by_patient(no_test))] == [18, 6, 6]
+    cut = split_by_patient(no_test)
+    assert [len(part) for part in indices(cut)] == [18, 6, 6]
+    assert "The source ships no test part: images were taken from train, 6 for test." in cut.notes
+    assert not any("ships no" in note for note in split_by_patient(full).notes)
 
 
 def test_a_patient_in_two_official_parts(write_table: Write) -> None:

@@ -131,7 +131,7 @@ def test_nothing_at_all() -> None:
 
 def test_one_arm_has_nothing_to_compare(build: Callable[..., Contents]) -> None:
     _, page = still(build(models=("net",), arms={"random": {}}, diverged=None))
-    assert "none of its arms can be compared with the baseline yet" in page.text
+    assert "One arm: nothing to compare." in page.text
     assert "How do they learn?" in page.text
     assert "How large is the difference?" not in page.text
 

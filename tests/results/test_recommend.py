@@ -397,6 +397,13 @@ def test_shared_caveats_are_said_once() -> None:
         ({"depth": 2}, arms.PARTIAL, "pretrained weights up to block 2"),
         ({"rest": "shuffled"}, arms.OTHER, "shuffled pretrained weights"),
         ({"norm": "transfer"}, arms.OTHER, "weights of arm x"),
+        ({"depth": "all", "truncate": "layer2"}, arms.OTHER, "pretrained weights cut after layer2"),
+        ({"depth": 2, "slim": 2}, arms.OTHER, "pretrained weights up to block 2 at half width above block 2"),
+        ({"depth": "all", "tune": ["layer1"]}, arms.OTHER, "pretrained weights tuned in layer1 only"),
+        ({"depth": "all", "lora": 8}, arms.OTHER, "pretrained weights tuned by LoRA"),
+        ({"depth": "all", "layer_decay": 0.7}, arms.OTHER, "pretrained weights with layer-wise learning-rate decay"),
+        ({"depth": "all", "l2_sp": 0.1}, arms.OTHER, "pretrained weights with L2-SP"),
+        ({"depth": "all", "norm": "recalibrate"}, arms.FULL, "pretrained weights"),
     ],
 )
 def test_arms_in_words(settings: dict[str, Any], kind: str, words: str) -> None:
@@ -419,3 +426,16 @@ def test_published_weights_are_one_set() -> None:
     runs = runs_table(("random", 0, "finished"), ("pretrained", 0, "finished"), weights=[None, "resnet18.a1_in1k"])
     (caveat,) = recommend(STUDY, [against("helps")], runs=runs).caveats
     assert "one set of pretrained weights (resnet18.a1_in1k), not about pretraining in general" in caveat
+
+
+def test_a_study_of_one_arm_says_what_it_measured_and_compares_nothing() -> None:
+    study = {**STUDY, "metric": "accuracy", "arms": {"random": {}}, "models": {"a": {}, "b": {}}}
+    estimates = [
+        ArmEstimate(model, "random", Estimate(value, 0.7, 0.9, 0.95, "mean of seeds", 60), {0: value})
+        for model, value in (("a", 0.794), ("b", 0.824))
+    ]
+    found = recommend(study, [], estimates)
+    assert found.headline == "One arm: nothing to compare."
+    assert "a on fundus-phantom has one arm, random weights: test accuracy 0.794. There is nothing" in found.sentence
+    assert "test accuracy 0.824" in found.sentence
+    assert recommend(study, []).headline == "No result yet."

@@ -165,6 +165,9 @@ def split_by_patient(
         for row in np.flatnonzero(part_of_row == "train"):
             part_of_row[row] = names[new_part[int(of_row[row])]]
     part_of_row, notes = _without_duplicates(dataset, part_of_row, duplicates)
+    if lacking and official_parts is not None:
+        cut = " and ".join(f"{(part_of_row == name).sum()} for {name}" for name in lacking)
+        notes.append(f"The source ships no {' and no '.join(lacking)} part: images were taken from train, {cut}.")
     train = np.flatnonzero(part_of_row == "train")
     if train_fraction < 1:
         train = train[np.isin(of_row[train], nested_groups(counts, np.unique(of_row[train]), seed, train_fraction))]

@@ -59,14 +59,16 @@ def kind_of(settings: Mapping[str, Any]) -> str:
     """Which of the published initialisations an arm's settings are: random, full, partial, scale or other.
 
     "scale" is Mean Var: random weights with the mean and variance of the pretrained ones (T, section 5). An arm that
-    freezes blocks or starts parts of the network otherwise differs in more than its initialisation: it is "other".
+    freezes, cuts, slims or trains otherwise, or starts parts of the network otherwise, differs in more than its
+    initialisation: it is "other".
 
     >>> kind_of({"depth": "all"}), kind_of({"depth": "layer2"}), kind_of({"rest": "mean_var"}), kind_of({})
     ('full', 'partial', 'scale', 'random')
-    >>> kind_of({"depth": "all", "freeze": "all"})
-    'other'
+    >>> kind_of({"depth": "all", "freeze": "all"}), kind_of({"depth": "all", "truncate": "layer2"})
+    ('other', 'other')
     """
-    return OTHER if settings.get("overrides") or _freezes(settings) else _start(settings)
+    own = any(settings.get(key) not in (None, 0, False, (), [], {}) for key in _MORE_THAN_A_START)
+    return OTHER if own else _start(settings)
 
 
 def transfers(settings: Mapping[str, Any]) -> bool:
@@ -76,6 +78,12 @@ def transfers(settings: Mapping[str, Any]) -> bool:
     (True, True, False)
     """
     return bool(_start(settings) != RANDOM or settings.get("head") == "source" or settings.get("overrides"))
+
+
+_MORE_THAN_A_START = (
+    *("overrides", "freeze", "tune", "truncate", "slim", "lora"),
+    *("learning_rate", "layer_decay", "l2_sp"),
+)
 
 
 def _freezes(settings: Mapping[str, Any]) -> bool:
@@ -89,7 +97,7 @@ def _start(settings: Mapping[str, Any]) -> str:
         return FULL
     if depth != 0:
         return PARTIAL
-    if rest == "random" and settings.get("norm", "identity") != "identity":
+    if rest == "random" and settings.get("norm", "identity") not in ("identity", "recalibrate"):
         return OTHER
     return {"random": RANDOM, "mean_var": SCALE}.get(str(rest), OTHER)
 
@@ -117,12 +125,31 @@ def _subject(arm: str, settings: Mapping[str, Any]) -> str:
         words = whole or f"{rest} pretrained weights"
     else:
         return f"weights of arm {arm}"
+    words += _shape_and_training(settings)
     if not _freezes(settings):
         return words
     freeze = settings.get("freeze")
     if freeze == depth or (freeze == "all" and kind != PARTIAL):
         return f"frozen {words}"
     return f"{words} with {'every block' if freeze == 'all' else f'the blocks up to {_upto(freeze)}'} frozen"
+
+
+def _shape_and_training(settings: Mapping[str, Any]) -> str:
+    """What an arm says beyond its start, as words after "pretrained weights"."""
+    parts = []
+    if settings.get("truncate") is not None:
+        parts.append(f"cut after {_upto(settings['truncate'])}")
+    if settings.get("slim") is not None:
+        parts.append(f"at half width above {_upto(settings['slim'])}")
+    if settings.get("tune"):
+        parts.append(f"tuned in {phrases.listed(list(settings['tune']))} only")
+    if settings.get("lora"):
+        parts.append("tuned by LoRA")
+    if settings.get("layer_decay") is not None:
+        parts.append("with layer-wise learning-rate decay")
+    if settings.get("l2_sp") is not None:
+        parts.append("with L2-SP")
+    return f" {', '.join(parts)}" if parts else ""
 
 
 def _upto(depth: Any) -> str:

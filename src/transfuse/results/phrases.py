@@ -13,6 +13,7 @@ METRIC_NAMES = {
     "auprc": "AUPRC",
     "average_precision": "average precision",
     "accuracy": "accuracy",
+    "top5": "top-5 accuracy",
     "macro_recall": "macro recall",
     "kappa": "quadratic kappa",
     "ece": "calibration error",

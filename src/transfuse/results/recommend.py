@@ -19,6 +19,7 @@ from transfuse.results.arms import ArmComparison, ArmEstimate, ArmSpeed
 from transfuse.results.claims import EQUIVALENT, HELPS, HURTS, UNDECIDED, Case
 
 MIXED, NONE = "mixed", "none"
+ONE_ARM = "One arm: nothing to compare."
 CANT_TELL, NOTHING, BY_NETWORK = "can't tell", "no result", "by network"
 
 
@@ -138,6 +139,13 @@ def _of_model(case: Case, limits: Sequence[str]) -> tuple[Recommendation, str]:
     main.sort(key=lambda row: rank.get(case.kinds[row.arm], 2))  # stable: the study's order within each kind
     defined = [row for row in main if claims.is_defined(row.comparison)]
     evidence = case.comparisons
+    if len(case.kinds) == 1 and case.baseline in case.values:
+        value = phrases.number(case.values[case.baseline])
+        text = (
+            f"{case.model} on {case.dataset} has one arm, {case.subjects[case.baseline]}: test {case.metric} {value}. "
+            "There is nothing to compare it with."
+        )
+        return Recommendation(case.baseline, NONE, ONE_ARM, text, (), evidence, tuple(limits), case.model), ""
     if not defined:
         why = (
             "none of its arms can be compared with the baseline yet"
@@ -168,6 +176,9 @@ def _over_models(
 ) -> Recommendation:
     """One recommendation over several networks: their verdicts side by side, never averaged."""
     evidence = tuple(row for part in parts for row in part.evidence)
+    if parts and all(part.headline == ONE_ARM for part in parts):
+        text = " ".join(part.sentence for part in parts)
+        return Recommendation(parts[0].choice, NONE, ONE_ARM, text, (), evidence, tuple(limits), "", tuple(parts))
     if all(part.verdict == NONE for part in parts):
         text = "No network has results that can be compared yet."
         return Recommendation(NOTHING, NONE, "No result yet.", text, (), evidence, tuple(limits), "", tuple(parts))
