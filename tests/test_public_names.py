@@ -8,11 +8,14 @@ import sys
 import transfuse
 
 PUBLIC = [
+    "Block",
+    "Blocks",
     "Optimizer",
     "Recipe",
     "Schedule",
     "Stopping",
     "TransfuseError",
+    "add_lora_",
     "blocks_of",
     "compare",
     "create_model",
@@ -22,9 +25,16 @@ PUBLIC = [
     "freeze_",
     "initialise_",
     "list_models",
+    "load_weights",
+    "merge_lora_",
     "open_dataset",
     "predict",
+    "recalibrate_",
+    "rerandomise_",
+    "slim",
     "split_by_patient",
+    "truncate",
+    "tune_only_",
 ]
 
 

@@ -17,18 +17,35 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from transfuse.data import open_dataset, split_by_patient
     from transfuse.errors import TransfuseError
-    from transfuse.inits import initialise_
+    from transfuse.inits import initialise_, rerandomise_
     from transfuse.metrics import evaluate
-    from transfuse.models import blocks_of, create_model, freeze_, list_models
+    from transfuse.models import (
+        Block,
+        Blocks,
+        add_lora_,
+        blocks_of,
+        create_model,
+        freeze_,
+        list_models,
+        load_weights,
+        merge_lora_,
+        recalibrate_,
+        slim,
+        truncate,
+        tune_only_,
+    )
     from transfuse.results.statistics import compare, estimate
     from transfuse.training import Optimizer, Recipe, Schedule, Stopping, fit, predict
 
 _HOMES = {
+    "Block": "models",
+    "Blocks": "models",
     "Optimizer": "training",
     "Recipe": "training",
     "Schedule": "training",
     "Stopping": "training",
     "TransfuseError": "errors",
+    "add_lora_": "models",
     "blocks_of": "models",
     "compare": "results.statistics",
     "create_model": "models",
@@ -38,17 +55,27 @@ _HOMES = {
     "freeze_": "models",
     "initialise_": "inits",
     "list_models": "models",
+    "load_weights": "models",
+    "merge_lora_": "models",
     "open_dataset": "data",
     "predict": "training",
+    "recalibrate_": "models",
+    "rerandomise_": "inits",
+    "slim": "models",
     "split_by_patient": "data",
+    "truncate": "models",
+    "tune_only_": "models",
 }
 
 __all__ = [
+    "Block",
+    "Blocks",
     "Optimizer",
     "Recipe",
     "Schedule",
     "Stopping",
     "TransfuseError",
+    "add_lora_",
     "blocks_of",
     "compare",
     "create_model",
@@ -58,9 +85,16 @@ __all__ = [
     "freeze_",
     "initialise_",
     "list_models",
+    "load_weights",
+    "merge_lora_",
     "open_dataset",
     "predict",
+    "recalibrate_",
+    "rerandomise_",
+    "slim",
     "split_by_patient",
+    "truncate",
+    "tune_only_",
 ]
 
 

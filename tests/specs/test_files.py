@@ -158,7 +158,7 @@ def test_values_that_are_no_plain_yaml_are_named_with_their_path(changes: dict[s
 
 def test_a_source_that_nobody_starts_from_is_named() -> None:
     extra = {**read_yaml(SMALL)["sources"], "spare": {"data": {"name": "natural-phantom"}, "train": {"epochs": 1}}}
-    assert "sources.spare: no model starts from it; give a model weights: run:spare" in problems_of(
+    assert "sources.spare: no model starts from it; give a model or an arm weights: run:spare" in problems_of(
         SMALL, sources=extra
     )
 

@@ -50,6 +50,7 @@ ELSEWHERE = {
     "data.bad_images": "through the fingerprint",
     "data.permute_labels": "through the fingerprint",
     "model.weights": "through weights_sha256 and source_run",
+    "init.weights": "through weights_sha256 and source_run",
     "train.monitor": "through monitor",
 }
 

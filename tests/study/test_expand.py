@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from transfuse.specs import StudySpec, read_yaml, study_from
+import pytest
+
+from transfuse.errors import SpecError
+from transfuse.specs import ModelSpec, StudySpec, read_yaml, study_from
 from transfuse.study.expand import PlannedRun, expand, without_repeats
+from transfuse.study.sweeps import BlockName, unfold
 
 TEXT = """
 name: small
@@ -19,8 +23,17 @@ seeds: 2
 """
 
 
+BLOCKS = {"cbr_tiny": 4, "cbr_small": 4, "resnet18": 5}
+
+
+def names_of(model: ModelSpec, level: str) -> tuple[BlockName, ...]:
+    return tuple(BlockName(f"{level}{number}", number != 1) for number in range(1, BLOCKS[model.name] + 1))
+
+
 def runs_of(study: StudySpec) -> list[PlannedRun]:
-    return expand(study, lambda data: f"fingerprint of {data.name}", lambda name, root: f"hash of {name}")
+    return expand(
+        unfold(study, names_of), lambda data: f"fingerprint of {data.name}", lambda name, root: f"hash of {name}"
+    )
 
 
 STUDY = study_from(read_yaml(TEXT))
@@ -85,3 +98,82 @@ def test_a_source_that_names_its_network_is_trained_once_for_all() -> None:
     content["sources"]["natural"]["model"] = {"name": "cbr_tiny"}
     assert len([run for run in runs_of(study_from(content)) if run.role == "source"]) == 2
     assert len({run.run_id for run in runs_of(study_from(content)) if run.role == "source"}) == 1
+
+
+def with_arms(arms: dict, **keys: object) -> StudySpec:
+    return study_from({**read_yaml(TEXT), "arms": {"random": {}, **arms}, **keys})
+
+
+def arms_of(study: StudySpec, model: str) -> list[str]:
+    return list(dict.fromkeys(run.arm for run in runs_of(study) if run.model == model and run.role == "arm"))
+
+
+def test_every_makes_one_arm_of_each_block_of_each_network() -> None:
+    study = with_arms({"fixed": {"depth": "all", "freeze": "every"}})
+    assert arms_of(study, "a") == ["random", *(f"fixed@stage{number}" for number in (1, 2, 3, 4))]
+    assert arms_of(study, "c") == ["random", *(f"fixed@stage{number}" for number in (1, 2, 3, 4, 5))]
+    freezes = {run.arm: run.spec.init.freeze for run in runs_of(study)}
+    assert freezes["fixed@stage3"] == "stage3"
+    assert unfold(study, names_of).arms["a"] == tuple(arms_of(study, "a"))
+
+
+def test_every_is_the_same_block_wherever_an_arm_says_it() -> None:
+    runs = runs_of(with_arms({"fixed_2": {"depth": "every", "freeze": "every", "level": "block"}}))
+    for run in runs:
+        if run.arm != "random" and run.role == "arm":
+            assert run.arm == f"fixed_2@{run.spec.init.depth}"
+            assert run.spec.init.depth == run.spec.init.freeze
+
+
+def test_a_cut_or_a_slimming_of_every_block_leaves_out_what_makes_no_sense() -> None:
+    study = with_arms({"ttl": {"depth": "all", "truncate": "every"}, "tf": {"depth": "every", "slim": "every"}})
+    assert [arm for arm in arms_of(study, "a") if arm.startswith("ttl")] == [f"ttl@stage{n}" for n in (2, 3, 4)]
+    assert [arm for arm in arms_of(study, "a") if arm.startswith("tf")] == [f"tf@stage{n}" for n in (1, 2, 3)]
+
+
+def test_a_pair_of_sweeps_is_compared_block_by_block() -> None:
+    arms = {"one": {"depth": "all", "freeze": "every"}, "two": {"depth": "every", "freeze": "every"}}
+    pairs = unfold(with_arms(arms, pairs=[["one", "two"], ["one", "random"]]), names_of).study.pairs
+    assert ("one@stage5", "two@stage5") in pairs
+    assert ("one@stage1", "random") in pairs
+    assert len(pairs) == 10
+
+
+def test_a_name_that_a_sweep_wants_too_is_refused() -> None:
+    study = with_arms({"fixed": {"freeze": "every"}, "fixed@stage2": {"freeze": 2}})
+    with pytest.raises(SpecError, match=r"'fixed@stage2' is also one of the arms that 'fixed' stands for; rename it"):
+        unfold(study, names_of)
+
+
+def test_an_arm_has_weights_of_its_own_where_it_says_so() -> None:
+    runs = runs_of(with_arms({"pretrained": {"depth": "all"}, "other": {"depth": "all", "weights": "other.pth"}}))
+    hashes = {(run.model, run.arm): (run.spec.weights_sha256, run.needs) for run in runs}
+    assert hashes["c", "pretrained"] == ("hash of file.safetensors", None)
+    assert hashes["a", "other"] == hashes["c", "other"] == ("hash of other.pth", None)
+    assert hashes["a", "pretrained"][1] is not None
+
+
+def test_lp_ft_starts_from_a_probe_of_the_networks_own_weights_on_the_studys_own_data() -> None:
+    content = read_yaml(TEXT)
+    content["sources"]["probe"] = {"init": {"depth": "all", "freeze": "all"}, "train": {"epochs": 2}}
+    content["arms"]["lp_ft"] = {"weights": "run:probe", "depth": "all", "head": "source"}
+    runs = {(run.model, run.role, run.arm): run for run in runs_of(study_from(content))}
+    probe = runs["c", "source", "probe"]
+    assert probe.spec.data.name == "target"
+    assert probe.spec.weights_sha256 == "hash of file.safetensors"
+    assert runs["c", "arm", "lp_ft"].needs == probe.run_id
+    chained = runs["a", "source", "probe"]
+    assert chained.needs == runs["a", "source", "natural"].run_id
+    order = [run.run_id for run in runs_of(study_from(content))]
+    assert order.index(chained.needs) < order.index(chained.run_id) < order.index(runs["a", "arm", "lp_ft"].run_id)
+
+
+def test_rates_of_an_arm_are_those_of_the_training_so_that_equal_trainings_are_one() -> None:
+    arms = {"decay": {"depth": "all", "layer_decay": 0.7, "learning_rate": 1e-4}, "plain": {"depth": "all"}}
+    runs = {run.arm: run for run in runs_of(with_arms(arms)) if run.model == "c"}
+    assert runs["decay"].spec.train.optimizer.layer_decay == 0.7
+    assert runs["decay"].spec.train.optimizer.learning_rate == 1e-4
+    assert runs["plain"].spec.train.optimizer.layer_decay is None
+    same = {"steps": 10, "optimizer": {"layer_decay": 0.7, "learning_rate": 1e-4}}
+    other = {run.arm: run for run in runs_of(with_arms({"plain": {"depth": "all"}}, train=same)) if run.model == "c"}
+    assert other["plain"].run_id == runs["decay"].run_id

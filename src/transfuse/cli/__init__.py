@@ -1,4 +1,4 @@
-"""The command line: `transfuse demo | check | run | status | report | show | data`.
+"""The command line: `transfuse demo | check | run | status | report | export | show | data`.
 
 Nothing here imports torch at import: `transfuse --help` answers at once.
 """
@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
-from transfuse.errors import SpecError, TransfuseError
+from transfuse.cli.show import shipped, show
+from transfuse.cli.text import say
+from transfuse.errors import SpecError, TransfuseError, nearest
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,7 +34,7 @@ app = App(
     version=lambda: _version(),
     version_flags=["--version"],
 )
-show = app.command(App(name="show", help="Look at networks and shipped studies."))
+app.command(show)
 data = app.command(App(name="data", help="Look at data before training on them."))
 
 Out = Annotated[
@@ -47,7 +49,7 @@ Device = Annotated[str, Parameter(name="--device", help="auto, cpu, cuda or mps.
 @app.command
 def demo(*, out: Out = OUT, workers: Workers = None, device: Device = "auto") -> int:
     """Run the demo study: synthetic data, small networks, a few minutes on two cores; ends with a report."""
-    return run(_shipped("demo"), out=out, workers=workers, device=device)
+    return run(shipped("demo"), out=out, workers=workers, device=device)
 
 
 @app.command
@@ -68,8 +70,8 @@ def check(study: Path, *overrides: str, device: Device = "auto") -> int:
     with _working(console, "Opening data and weights ..."):
         checked = look(spec, str(study), device)
     for line in checked.lines:
-        _say(console, f"✓ {line}")
-    _say(console, f"Nothing wrong found. Start it with: {shlex.join(['transfuse', 'run', str(study), *overrides])}")
+        say(console, f"✓ {line}")
+    say(console, f"Nothing wrong found. Start it with: {shlex.join(['transfuse', 'run', str(study), *overrides])}")
     return 0
 
 
@@ -97,16 +99,16 @@ def run(study: Path, *overrides: str, out: Out = OUT, workers: Workers = None, d
         count = default_workers(spec.train.threads, device) if workers is None else workers
     if count < 1:
         raise SpecError(f"--workers is {count}; expected 1 or more")
-    _say(console, spec.title or spec.name, style="bold")
+    say(console, spec.title or spec.name, style="bold")
     for line in checked.lines:
-        _say(console, f"  {line}")
+        say(console, f"  {line}")
     store = Store(out)
-    notice = replaced(store, spec, checked.runs)
+    notice = replaced(store, checked.study, checked.runs)
     if notice:
-        _say(console, notice, style="yellow")
+        say(console, notice, style="yellow")
     try:
         outcome = carry_out(
-            spec,
+            checked.study,
             checked.runs,
             store,
             show=lambda total, done, workers: shown(console, total, done, workers),
@@ -116,7 +118,7 @@ def run(study: Path, *overrides: str, out: Out = OUT, workers: Workers = None, d
     except KeyboardInterrupt:
         options = [f"--out={out}"] * (out != OUT) + [f"--workers={workers}"] * (workers is not None)
         options += [f"--device={device}"] * (device != "auto")
-        _say(
+        say(
             console,
             "\nStopped. Nothing is lost: finished runs are kept, the others go on from their last validation.\n"
             f"  go on:   {shlex.join(['transfuse', 'run', str(study), *overrides, *options])}\n"
@@ -127,9 +129,7 @@ def run(study: Path, *overrides: str, out: Out = OUT, workers: Workers = None, d
     if not outcome.complete:
         counts = ", ".join(f"{number} {state}" for state, number in outcome.states.items())
         why = shlex.join(["transfuse", "status", "--out", str(out)])
-        _say(
-            console, f"Not every run has a result: {counts}. The same command tries again; {why} says why", style="red"
-        )
+        say(console, f"Not every run has a result: {counts}. The same command tries again; {why} says why", style="red")
     return 0 if outcome.complete else 1
 
 
@@ -173,7 +173,7 @@ def status(study: str | None = None, *, out: Out = OUT) -> int:
             states[one.state] = states.get(one.state, 0) + 1
         trained = sum(one.seconds or 0.0 for one in found)
         counts = ", ".join(f"{count} {state}" for state, count in states.items())
-        _say(console, f"{len(found)} runs: {counts}; {duration(trained)} of training so far")
+        say(console, f"{len(found)} runs: {counts}; {duration(trained)} of training so far")
     return 0
 
 
@@ -197,53 +197,25 @@ def report(study: str | None = None, *, out: Out = OUT) -> int:
     return 0
 
 
-@show.command(name="blocks")
-def show_blocks(network: str, *, level: str = "stage", classes: int = 2, channels: int = 3, size: int = 224) -> int:
-    """List the blocks of a network: the names that `depth:` and `freeze:` take.
+@app.command
+def export(run: str, folder: Path, *, out: Out = OUT, licence: str | None = None) -> int:
+    """Write a trained network as safetensors with a model card beside it.
 
     Parameters
     ----------
-    network
-        A name such as resnet50, mobilenetv2_100 or cbr_small.
-    level
-        What counts as a block: stage, block or wt-st.
-    classes
-        Outputs of the head.
-    channels
-        Channels of the images.
-    size
-        Side of the images in pixels.
+    run
+        The run's id, or its first characters (transfuse status).
+    folder
+        Where to write; must not hold anything yet.
+    licence
+        Of the weights, for the card, as an SPDX identifier.
     """
-    from rich.table import Table
-
-    from transfuse.models import blocks_of, create_model
-
-    model = create_model(network, classes=classes, channels=channels, image_size=size, device="meta")
-    blocks = blocks_of(model, level)
-    counts = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    table = Table(title=f"{network}, level {level}", title_justify="left", box=None, header_style="bold")
-    for column, justify in (("depth", "right"), ("block", "left"), ("parameters", "right"), ("up to here", "right")):
-        table.add_column(column, justify=justify)  # type: ignore[arg-type]
-    total = 0
-    for number, block in enumerate(blocks, start=1):
-        own = sum(count for name, count in counts.items() if block.owns(name))
-        total += own
-        table.add_row(str(number), block.name, f"{own:,}", f"{total:,}")
-    everything = sum(counts.values())
-    table.add_row("", "head", f"{everything - total:,}", f"{everything:,}", style="dim")
-    _console().print(table)
-    return 0
-
-
-@show.command(name="studies")
-def show_studies() -> int:
-    """List the shipped study files."""
-    from transfuse.specs import load_study
+    from transfuse.results.export import export as write
+    from transfuse.results.store import Store
 
     console = _console()
-    for path in sorted(_shipped("demo").parent.glob("*.yaml")):
-        _say(console, str(path), style="bold")
-        _say(console, f"    {load_study(path).title}")
+    for path in write(_run_folder(Store(out), run), folder, licence=licence):
+        say(console, str(path))
     return 0
 
 
@@ -293,6 +265,16 @@ def inspect(
     return 0
 
 
+def _run_folder(store: Store, run: str) -> Path:
+    """The folder of the one run whose id begins so."""
+    known = sorted(path.name for path in (store.root / "runs").glob("*") if path.is_dir())
+    found = [name for name in known if name.startswith(run)]
+    if len(found) != 1:
+        which = f"{len(found)} runs begin so" if found else nearest(run, known)
+        raise SpecError(f"there is no one run {run!r} in {str(store.root)!r}: {which}")
+    return store.run_folder(found[0])
+
+
 def main() -> None:
     """Run the command line; errors of ours are one clear message and exit code 2."""
     signal.signal(signal.SIGTERM, _interrupt)  # a scheduler's time limit stops as cleanly as Ctrl-C
@@ -301,7 +283,7 @@ def main() -> None:
     except TransfuseError as error:
         console = _console(stderr=True)
         console.print("[bold red]error:[/] ", end="")
-        _say(console, str(error), soft_wrap=True)
+        say(console, str(error), soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -334,23 +316,11 @@ def _load(study: Path, overrides: tuple[str, ...]) -> StudySpec:
     return load_study(study, overrides)
 
 
-def _shipped(name: str) -> Path:
-    from importlib import resources
-
-    return Path(str(resources.files("transfuse") / "studies" / f"{name}.yaml"))
-
-
 def _coloured(state: str) -> str:
     colour = {"finished": "green", "failed": "red", "damaged": "red", "diverged": "yellow", "running": "cyan"}.get(
         state
     )
     return f"[{colour}]{state}[/]" if colour else state
-
-
-def _say(console: Console, text: str, style: str | None = None, soft_wrap: bool | None = None) -> None:
-    """Print text as it is: names of people's files and arms are no markup."""
-    wrap = not console.is_terminal if soft_wrap is None else soft_wrap
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=wrap)
 
 
 def _report(console: Console, store: Store, plan: Plan) -> None:
@@ -374,9 +344,9 @@ def _report(console: Console, store: Store, plan: Plan) -> None:
             store.study_folder(plan.study.name) / "report.html",
         )
     advice = found.recommendation
-    _say(console, f"\n{advice.headline}", style="bold")
+    say(console, f"\n{advice.headline}", style="bold")
     for part in advice.models or (advice,):
-        _say(console, part.sentence)
+        say(console, part.sentence)
     for caveat in advice.caveats:
-        _say(console, f"  · {caveat}", style="dim")
-    _say(console, f"\nReport: {path.resolve()}", soft_wrap=True)
+        say(console, f"  · {caveat}", style="dim")
+    say(console, f"\nReport: {path.resolve()}", soft_wrap=True)

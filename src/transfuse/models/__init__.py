@@ -1,21 +1,36 @@
-"""Networks by name, their blocks, weights from files, and freezing. timm is imported on first use only."""
+"""Networks by name, their blocks, weights from files, freezing and surgery. timm is imported on first use only."""
 
 from transfuse.models.blocks import LEVELS, Block, Blocks, blocks_of, check_blocks
 from transfuse.models.create import create_model, list_models
-from transfuse.models.freeze import freeze_, prefix_fingerprint
-from transfuse.models.weights import WeightsFile, find_weights, read_weights
+from transfuse.models.freeze import freeze_, frozen_fingerprint, prefix_fingerprint, tune_only_
+from transfuse.models.lora import add_lora_, merge_lora_
+from transfuse.models.published import PUBLISHED_NETWORKS
+from transfuse.models.recalibrate import recalibrate_
+from transfuse.models.slim import slim
+from transfuse.models.truncate import truncate
+from transfuse.models.weights import Weights, WeightsFile, find_weights, load_weights, read_weights
 
 __all__ = [
     "LEVELS",
+    "PUBLISHED_NETWORKS",
     "Block",
     "Blocks",
+    "Weights",
     "WeightsFile",
+    "add_lora_",
     "blocks_of",
     "check_blocks",
     "create_model",
     "find_weights",
     "freeze_",
+    "frozen_fingerprint",
     "list_models",
+    "load_weights",
+    "merge_lora_",
     "prefix_fingerprint",
     "read_weights",
+    "recalibrate_",
+    "slim",
+    "truncate",
+    "tune_only_",
 ]

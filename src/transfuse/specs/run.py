@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from transfuse.specs.study import DataSpec, InitSpec, ModelSpec, TrainSpec
+from transfuse.specs.study import DataSpec, InitSpec, ModelSpec, OptimizerSpec, TrainSpec
 
 NUMERICS_VERSION = 1
 """Raised whenever a change of ours alters the numbers of a run; part of every run's identity."""
@@ -17,6 +17,15 @@ _THROUGH_FINGERPRINT = (
     *("name", "root", "count", "seed", "bad_images", "permute_labels"),
     *("image_column", "label_columns", "patient_column", "part_column"),
 )
+
+# Settings that came after the first version. At their default they change nothing: the runs of before stay known.
+_LATER = {
+    "init": (
+        *("embeddings", "gabor_scale", "tune", "truncate", "pool", "slim", "lora"),
+        *("learning_rate", "layer_decay", "l2_sp"),
+    ),
+    "optimizer": ("layer_decay", "l2_sp"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,13 +55,22 @@ class RunSpec:
         del model["weights"]  # acts through weights_sha256 or source_run
         if not self.init.needs_weights:
             del model["first_layer"], model["identity_statistics"]
+        init = _plain(self.init)
+        del init["weights"]  # likewise
         train = _plain(self.train)
         del train["monitor"]
+        for name, spec, plain in (
+            ("init", InitSpec, init),
+            ("optimizer", OptimizerSpec, train["optimizer"]),
+        ):
+            for key in _LATER[name]:
+                if plain[key] == spec.__dataclass_fields__[key].default:
+                    del plain[key]
         identity = {
             "numerics": NUMERICS_VERSION,
             "data": {"fingerprint": self.fingerprint, **data},
             "model": model,
-            "init": _plain(self.init),
+            "init": init,
             "train": train,
             "seed": self.seed,
             "monitor": self.monitor,

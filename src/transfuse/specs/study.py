@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from transfuse.errors import SpecError, nearest
@@ -13,6 +13,7 @@ Metric = Literal[
     "auprc",
     "average_precision",
     "accuracy",
+    "top5",
     "macro_recall",
     "kappa",
     "ece",
@@ -22,6 +23,10 @@ Metric = Literal[
 ]
 Augmentation = Literal["none", "fundus", "cxr", "chestxray14", "imagenet", "cifar", "matsoukas", "peng", "peng-code"]
 Depth = int | str
+Level = Literal["stage", "block", "layer", "wt-st"]
+
+EVERY = "every"
+"""As a depth: one arm for every block of the network, named `arm@block`."""
 
 _STRICT = {"extra": "forbid", "strict": True}
 
@@ -120,30 +125,55 @@ class ModelSpec:
 class InitSpec:
     """One arm: a point in the small space that holds every published initialisation and protocol.
 
+    `depth`, `freeze`, `truncate` and `slim` count blocks from the image: an int, the name of the last such block,
+    `middle`, `all`, or `every`, which makes one arm of each block in turn (the same block where several say `every`).
+
     Attributes:
-        depth: how many blocks come from the weights: an int, the name of the last such block, `middle` or `all`.
-        level: what a block is: `stage`, `block` or `wt-st`.
+        weights: where this arm's weights come from, where not from the network's `weights`.
+        depth: how many blocks come from the weights.
+        level: what a block is: `stage`, `block`, `layer` or `wt-st`.
         rest: how the other blocks start: `random`, `mean_var`, `sampled`, `shuffled`.
-        random: which random start: `default` (the network's own), `he_fan_out`, `glorot_normal`, `trunc_normal`.
-        norm: normalisation layers of the other blocks: `identity`, `mean_var`, `transfer`.
+        random: which random start: `default` (the network's own), `he_fan_out`, `glorot_normal`, `trunc_normal`,
+            `kaiming_uniform`.
+        norm: normalisation layers of the other blocks: `identity`, `mean_var`, `transfer`; `recalibrate` is identity,
+            and then the statistics of all batch norms are measured on training images, the function unchanged.
         biases: of convolutions and linear layers above: as the `rest`, or `random` (T and V resample weights only).
-        overrides: `{block, module or parameter: scheme}` where a part is to start otherwise.
+        embeddings: position embeddings and tokens above: `keep` the weights' (the code of M) or `resample` them too.
+        overrides: `{block, module or parameter: scheme}` where a part is to start otherwise, e.g. `{conv1: gabor}`.
+        gabor_scale: what Gabor filters share with the filters they replace: `std`, `max_abs` or `l2`.
         head: a `fresh` classifier, or the `source`'s.
-        freeze: how many blocks stay as they are, as `depth`.
+        freeze: how many blocks stay as they are.
         norm_statistics: batch-norm statistics of frozen blocks: `frozen`, or `updated` as in the papers' code.
+        tune: only these neighbouring blocks are trained, and the head (surgical fine-tuning).
+        truncate: how many blocks are kept; the others are cut off.
+        pool: the head of a truncated network sees the `average` of the feature map, or all of it (`none`).
+        slim: how many blocks keep their width; the others have half of it.
+        lora: rank of low-rank adapters of the attention, which are trained instead of the blocks (transformers).
+        learning_rate, layer_decay, l2_sp: of this arm, where not as in `train.optimizer`.
     """
 
     __pydantic_config__ = _STRICT
+    weights: str | None = None
     depth: Depth = 0
-    level: Literal["stage", "block", "wt-st"] = "stage"
+    level: Level = "stage"
     rest: Literal["random", "mean_var", "sampled", "shuffled"] = "random"
-    random: Literal["default", "he_fan_out", "glorot_normal", "trunc_normal"] = "default"
-    norm: Literal["identity", "mean_var", "transfer"] = "identity"
+    random: Literal["default", "he_fan_out", "glorot_normal", "trunc_normal", "kaiming_uniform"] = "default"
+    norm: Literal["identity", "mean_var", "transfer", "recalibrate"] = "identity"
     biases: Literal["rest", "random"] = "rest"
+    embeddings: Literal["keep", "resample"] = "keep"
     overrides: dict[str, str] = field(default_factory=dict)
+    gabor_scale: Literal["std", "max_abs", "l2"] = "std"
     head: Literal["fresh", "source"] = "fresh"
     freeze: Depth = 0
     norm_statistics: Literal["frozen", "updated"] = "frozen"
+    tune: tuple[str, ...] = ()
+    truncate: Depth | None = None
+    pool: Literal["average", "none"] = "average"
+    slim: Depth | None = None
+    lora: int | None = None
+    learning_rate: float | None = None
+    layer_decay: float | None = None
+    l2_sp: float | None = None
 
     @property
     def needs_weights(self) -> bool:
@@ -152,27 +182,67 @@ class InitSpec:
         return (
             self.depth != 0
             or self.rest != "random"
-            or self.norm != "identity"
+            or self.norm in ("mean_var", "transfer")
             or self.head == "source"
+            or (self.weights is not None and "gabor" in self.overrides.values())  # gives the scale of the filters
             or bool(foreign)
         )
 
+    @property
+    def sweeps(self) -> tuple[str, ...]:
+        """The fields that say `every`."""
+        return tuple(name for name in ("depth", "freeze", "truncate", "slim") if getattr(self, name) == EVERY)
+
     def __post_init__(self) -> None:
         problems = [
-            f"{name} is {value}; expected 0 or more blocks, a block's name, 'middle' or 'all'"
+            f"{name} is {value}; expected 0 or more blocks, a block's name, 'middle', 'all' or 'every'"
             for name, value in (("depth", self.depth), ("freeze", self.freeze))
             if isinstance(value, int) and value < 0
         ]
-        if self.norm_statistics == "updated" and self.freeze == 0:
+        problems += [
+            f"{name} is {value}; expected 1 or more blocks, a block's name, 'middle', 'all' or 'every'"
+            for name, value in (("truncate", self.truncate), ("slim", self.slim))
+            if isinstance(value, int) and value < 1
+        ]
+        problems += [
+            f"{name} is {value}; expected {expected}"
+            for name, value, good, expected in (
+                ("lora", self.lora, (self.lora or 1) >= 1, "a rank of 1 or more"),
+                ("learning_rate", self.learning_rate, (self.learning_rate or 1) > 0, "a positive number"),
+                ("layer_decay", self.layer_decay, 0 < (self.layer_decay or 1) <= 1, "a number in (0, 1]"),
+                ("l2_sp", self.l2_sp, (self.l2_sp or 1) > 0, "a positive number"),
+            )
+            if value is not None and (not good or value == 0)
+        ]
+        ways = [name for name in ("freeze", "tune", "lora") if getattr(self, name)]
+        if len(ways) > 1:
+            problems.append(f"{' and '.join(ways)}: each says which weights are trained; give one of them")
+        if self.norm_statistics == "updated" and self.freeze == 0 and not self.tune:
             problems.append(
                 "norm_statistics is 'updated' but nothing is frozen; set freeze, or leave norm_statistics out"
             )
+        if self.truncate is not None and self.slim is not None:
+            problems.append("truncate and slim: a network is either cut off or made narrower above; give one of them")
+        if self.truncate is None and self.pool != "average":
+            problems.append("pool is the head of a truncated network; give truncate too, or leave pool out")
+        if self.head == "source" and (self.truncate is not None or self.slim is not None):
+            problems.append("head: source does not fit a network that was cut or made narrower; its head is fresh")
+        if self.slim is not None and self.rest != "random":
+            problems.append(
+                f"rest is {self.rest!r}, but the weights above slim have other shapes; expected rest: random"
+            )
+        if self.weights is not None and not self.needs_weights:
+            problems.append(f"weights is {self.weights!r}, but nothing of it is used; give depth, rest or head")
         _refuse(problems)
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSpec:
-    """The optimiser; `head_learning_rate` is the head's own rate, `decay_1d: false` spares biases and norms."""
+    """The optimiser.
+
+    `head_learning_rate` is the head's own rate, `decay_1d: false` spares biases and norms, `layer_decay` makes each
+    block learn that much slower than the one above it, `l2_sp` draws transferred weights back to their start.
+    """
 
     __pydantic_config__ = _STRICT
     name: Literal["adam", "adamw", "sgd"] = "adam"
@@ -183,6 +253,8 @@ class OptimizerSpec:
     momentum: float = 0.9
     nesterov: bool = False
     clip_norm: float | None = None
+    layer_decay: float | None = None
+    l2_sp: float | None = None
 
     def __post_init__(self) -> None:
         problems = [
@@ -191,9 +263,12 @@ class OptimizerSpec:
                 ("learning_rate", self.learning_rate),
                 ("head_learning_rate", self.head_learning_rate),
                 ("clip_norm", self.clip_norm),
+                ("l2_sp", self.l2_sp),
             )
             if value is not None and not value > 0
         ]
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
+            problems.append(f"layer_decay is {self.layer_decay}; expected a number in (0, 1]")
         if self.weight_decay < 0:
             problems.append(f"weight_decay is {self.weight_decay}; expected 0 or more")
         if not 0 <= self.momentum < 1:
@@ -298,11 +373,15 @@ class TrainSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceSpec:
-    """A training whose weights others start from; without `model`, each network that asks is trained itself."""
+    """A training whose weights others start from.
+
+    Without `data` it is the study's own, without `model` each network that asks is trained itself (LP-FT: a linear
+    probe of the network's `weights`, whose head and blocks the arm then starts from).
+    """
 
     __pydantic_config__ = _STRICT
-    data: DataSpec
     train: TrainSpec
+    data: DataSpec | None = None
     model: ModelSpec | None = None
     init: InitSpec = field(default_factory=InitSpec)
     seed: int = 0
@@ -354,6 +433,8 @@ class StudySpec:
             problems.append("arms: none given; expected at least one, e.g. {random: {}}")
         if self.arms and self.baseline not in self.arms:
             problems.append(f"baseline: {self.baseline!r} is not an arm; {nearest(self.baseline, self.arms)}")
+        elif self.arms and self.arms[self.baseline].sweeps:
+            problems.append(f"baseline: {self.baseline!r} is one arm for every block; expected a single arm")
         for index, pair in enumerate(self.pairs):
             problems += [
                 f"pairs.{index}: {arm!r} is not an arm; {nearest(arm, self.arms)}"
@@ -369,28 +450,61 @@ class StudySpec:
 
     def _weight_problems(self) -> list[str]:
         problems = []
-        hungry = [name for name, arm in self.arms.items() if arm.needs_weights]
+        asked = {
+            model.weights: f"models.{label}.weights" for label, model in reversed(self.models.items()) if model.weights
+        }
+        asked |= {arm.weights: f"arms.{name}.weights" for name, arm in reversed(self.arms.items()) if arm.weights}
+        asked |= {
+            source.model.weights: f"sources.{name}.model.weights"
+            for name, source in self.sources.items()
+            if source.model is not None and source.model.weights
+        }
+        runs = {weights.removeprefix("run:"): path for weights, path in asked.items() if weights.startswith("run:")}
+        for name, path in runs.items():
+            if name not in self.sources:
+                problems.append(f"{path}: 'run:{name}' names no source; {nearest(name, self.sources)}")
+        hungry = [name for name, arm in self.arms.items() if arm.needs_weights and arm.weights is None]
         for label, model in self.models.items():
             if hungry and model.weights is None:
                 problems.append(
                     f"models.{label}.weights: missing, but the arm{'s' if len(hungry) > 1 else ''} {', '.join(hungry)} "
                     "need pretrained weights; give a timm tag, a file, or run:NAME"
                 )
-            elif model.weights is not None and model.weights.startswith("run:"):
-                name = model.weights.removeprefix("run:")
-                if name not in self.sources:
-                    problems.append(
-                        f"models.{label}.weights: {model.weights!r} names no source; {nearest(name, self.sources)}"
-                    )
-        asked = {(model.weights or "").removeprefix("run:") for model in self.models.values()}
         for name, source in self.sources.items():
-            if name not in asked and not any(problem.startswith("models.") for problem in problems):
+            if name not in runs and not any(problem.startswith("models.") for problem in problems):
                 problems.append(
-                    f"sources.{name}: no model starts from it; give a model weights: run:{name}, or remove it"
+                    f"sources.{name}: no model starts from it; give a model or an arm weights: run:{name}, or remove it"
                 )
-            for where, spec in (("model", source.model),):
-                if spec is not None and (spec.weights or "").startswith("run:"):
-                    problems.append(f"sources.{name}.{where}.weights: a source cannot start from another run")
-            if source.init.needs_weights and (source.model is None or source.model.weights is None):
-                problems.append(f"sources.{name}.init needs weights: give sources.{name}.model.weights")
-        return problems
+            for label, model in self.models.items():
+                if f"run:{name}" in (model.weights, *(arm.weights for arm in self.arms.values())):
+                    problems += self._source_problems(name, model, label)
+            if source.init.sweeps:
+                problems.append(
+                    f"sources.{name}.init.{source.init.sweeps[0]}: 'every' is for arms; a source is one training"
+                )
+        return list(dict.fromkeys(problems))
+
+    def source_data(self, name: str) -> DataSpec:
+        """The data that a source trains on: its own, or the study's."""
+        return self.sources[name].data or self.data
+
+    def source_model(self, name: str, model: ModelSpec) -> ModelSpec:
+        """The network that a source trains for `model`, with the weights that the source itself starts from."""
+        source = self.sources[name]
+        own = source.model or model
+        weights = (source.init.weights or own.weights) if source.init.needs_weights else None
+        return replace(own, weights=weights)
+
+    def _source_problems(self, name: str, model: ModelSpec, label: str) -> list[str]:
+        """A source without the weights it needs, or one that starts from itself."""
+        seen: list[str] = []
+        while name in self.sources:
+            if name in seen:
+                return [f"sources.{name}: it starts from itself ({' from '.join([*seen, name])}); break the circle"]
+            seen.append(name)
+            model = self.source_model(name, model)
+            if model.weights is None and self.sources[name].init.needs_weights:
+                keys = f"sources.{name}.init.weights or sources.{name}.model.weights"
+                return [f"sources.{name}.init needs weights for the network {label}: give {keys}"]
+            name = (model.weights or "").removeprefix("run:") if (model.weights or "").startswith("run:") else ""
+        return []

@@ -62,7 +62,8 @@ def conclude(store: Store, plan: Plan) -> Conclusion:
         for arm, other in _pairs(study)
         if (found := _compare(study, scores, model, arm, other)) is not None
     ]
-    estimates = [_estimate(study, scores, model, arm) for model in study.models for arm in study.arms]
+    asked = dict.fromkeys((row["model"], row["arm"]) for row in rows if row["role"] == "arm")
+    estimates = [_estimate(study, scores, model, arm) for model, arm in asked]
     notes = _notes(store, rows)
     failures = [
         {**found.row, "state": found.state, "reason": found.detail}

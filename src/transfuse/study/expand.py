@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from transfuse.specs import DataSpec, InitSpec, ModelSpec, RunSpec, SourceSpec, StudySpec, TrainSpec
+from transfuse.specs import DataSpec, InitSpec, ModelSpec, RunSpec, TrainSpec
+from transfuse.study.sweeps import Unfolded
 
 
 @dataclass(frozen=True)
@@ -50,35 +51,37 @@ class PlannedRun:
 
 
 def expand(
-    study: StudySpec, fingerprint: Callable[[DataSpec], str], weights_sha256: Callable[[str, str | None], str]
+    unfolded: Unfolded, fingerprint: Callable[[DataSpec], str], weights_sha256: Callable[[str, str | None], str]
 ) -> list[PlannedRun]:
     """List every run of a study, sources first.
 
     Args:
-        study: the study.
+        unfolded: the study, with one arm for each block where it says `every`.
         fingerprint: gives the fingerprint of a data set.
         weights_sha256: gives the SHA-256 of a weights file by its name and the data's root.
 
     Returns:
         One planned run for each source and network, and for each network, arm and seed.
     """
-    runs: list[PlannedRun] = []
+    study = unfolded.study
+    sources: list[PlannedRun] = []
 
     def plan(
         data: DataSpec, model: ModelSpec, init: InitSpec, train: TrainSpec, seed: int, names: tuple[str, str, str]
     ) -> PlannedRun:
         label, arm, role = names
         sha = needs = None
-        if init.needs_weights and model.weights is not None:
-            if model.weights.startswith("run:"):
-                needs = source_of(label, model)
-            else:
-                sha = weights_sha256(model.weights, data.root)
+        if not init.needs_weights:
+            model = replace(model, weights=None)
+        elif (model.weights or "").startswith("run:"):
+            needs = source_of(label, model)
+        elif model.weights is not None:
+            sha = weights_sha256(model.weights, data.root)
         spec = RunSpec(
             data=data,
             model=model,
-            init=init,
-            train=train,
+            init=replace(init, weights=None, learning_rate=None, layer_decay=None, l2_sp=None),
+            train=_with_own_rates(train, init),
             seed=seed,
             monitor=train.monitor or study.metric if role == "arm" else train.monitor or "loss",
             fingerprint=fingerprint(data),
@@ -89,20 +92,37 @@ def expand(
 
     def source_of(label: str, model: ModelSpec) -> str:
         name = (model.weights or "").removeprefix("run:")
-        source: SourceSpec = study.sources[name]
-        network = source.model or replace(model, weights=None)
-        run = plan(source.data, network, source.init, source.train, source.seed, (label, name, "source"))
-        if run not in runs:
-            runs.append(run)
+        source = study.sources[name]
+        # The network as the study names it: a source that starts from another source asks for that one by itself.
+        own = study.source_model(name, study.models[label])
+        run = plan(study.source_data(name), own, source.init, source.train, source.seed, (label, name, "source"))
+        if run not in sources:
+            sources.append(run)
         return run.run_id
 
     arms = [
-        plan(study.data, model, init, study.train, seed, (label, arm, "arm"))
+        plan(
+            study.data,
+            replace(model, weights=study.arms[arm].weights or model.weights),
+            study.arms[arm],
+            study.train,
+            seed,
+            (label, arm, "arm"),
+        )
         for label, model in study.models.items()
-        for arm, init in study.arms.items()
+        for arm in unfolded.arms[label]
         for seed in study.seed_list
     ]
-    return runs + arms
+    return sources + arms
+
+
+_OF_THE_OPTIMIZER = ("learning_rate", "layer_decay", "l2_sp")
+
+
+def _with_own_rates(train: TrainSpec, init: InitSpec) -> TrainSpec:
+    """The training's settings with those of the arm's own, so that one training has one identity."""
+    own = {name: value for name in _OF_THE_OPTIMIZER if (value := getattr(init, name)) is not None}
+    return replace(train, optimizer=replace(train.optimizer, **own)) if own else train
 
 
 def without_repeats(runs: Sequence[PlannedRun]) -> list[PlannedRun]:

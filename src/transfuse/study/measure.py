@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from transfuse.data import Dataset, Split
-    from transfuse.models.transfer import Transfer
+    from transfuse.study.network import Network
     from transfuse.training import Epoch, Recipe
 
 PACKAGES = ("transfuse", "torch", "torchvision", "timm", "accelerate", "numpy", "scipy", "scikit-learn", "pandas")
@@ -109,7 +109,8 @@ def test(model: nn.Module, split: Split, spec: RunSpec, device: str) -> tuple[pd
 
 def test_metrics(task: str, classes: int) -> tuple[str, ...]:
     """The metrics that make sense for a task; five grades are read as those of diabetic retinopathy (METHODS MET-1)."""
-    return (*TEST_METRICS[task], *(("referable_auroc",) if task == "ordinal" and classes == 5 else ()))
+    more = {"ordinal": ("referable_auroc",) * (classes == 5), "multiclass": ("top5",) * (classes > 5)}
+    return (*TEST_METRICS[task], *more.get(task, ()))
 
 
 def _metric(name: str, target: np.ndarray, scores: np.ndarray) -> float | None:
@@ -127,8 +128,8 @@ def contiguous(model: nn.Module) -> dict[str, Tensor]:
 
 def facts(
     spec: RunSpec,
-    model: nn.Module,
-    transfer: Transfer,
+    network: Network,
+    trained_parameters: int,
     dataset: Dataset,
     split: Split,
     epochs: list[Epoch],
@@ -157,9 +158,10 @@ def facts(
         "task": info.task,
         "fingerprint": info.fingerprint,
         "data": json.dumps(data),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "trained_parameters": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
-        "transferred_share": transfer.transferred_share,
+        "parameters": sum(parameter.numel() for parameter in network.model.parameters()),
+        "trained_parameters": trained_parameters,
+        "transferred_share": network.transfer.transferred_share,
+        "first_layer": network.transfer.first_layer,
         "monitor": spec.monitor,
         "best_step": best.step if best else None,
         "best_epoch": best.epoch if best else None,
@@ -169,7 +171,7 @@ def facts(
         "stop_reason": last.stop_reason if last else None,
         "train_seconds": last.seconds if last else 0.0,
         "total_seconds": max(seconds, last.seconds if last else 0.0),  # at least what was trained before a resume
-        "device": str(next(model.parameters()).device.type),
+        "device": str(next(network.model.parameters()).device.type),
         "threads": spec.train.threads,
         "torch": version("torch"),
     }

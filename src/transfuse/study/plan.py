@@ -13,7 +13,15 @@ from transfuse.specs import DataSpec, StudySpec, read_yaml, study_from, to_yaml
 from transfuse.study.expand import PlannedRun, expand
 from transfuse.study.problems import device_problems, metric_problems, network_problems
 from transfuse.study.run import CHECKPOINT
-from transfuse.study.sources import fingerprint, normalisation_note, open_data, split_data, weights_sha256
+from transfuse.study.sources import (
+    block_names,
+    fingerprint,
+    normalisation_note,
+    open_data,
+    split_data,
+    weights_sha256,
+)
+from transfuse.study.sweeps import Unfolded, unfold
 
 if TYPE_CHECKING:
     from transfuse.data import Split
@@ -28,7 +36,7 @@ class Plan(NamedTuple):
 
 def plan(study: StudySpec) -> list[PlannedRun]:
     """Every run of the study, resolved; opens the data sets and hashes the weights."""
-    return expand(study, fingerprint, weights_sha256)
+    return expand(unfold(study, block_names(study.data)), fingerprint, weights_sha256)
 
 
 def write_plan(store: Store, study: StudySpec, runs: list[PlannedRun]) -> Plan:
@@ -107,8 +115,9 @@ def _state(store: Store, row: dict[str, Any]) -> RunStatus:
 
 @dataclass(frozen=True)
 class Checked:
-    """What `check` found: nothing wrong, and how much there is to do."""
+    """What `check` found: nothing wrong, and how much there is to do; the study has no arm that says `every` left."""
 
+    study: StudySpec
     runs: list[PlannedRun]
     lines: tuple[str, ...]
 
@@ -125,8 +134,10 @@ def check(study: StudySpec, where: str = "", device: str = "auto") -> Checked:
     problems = device_problems(study, device)
     lines: list[str] = []
     splits: dict[DataSpec, Split] = {}
-    named = [("data", study.data)] + [(f"sources.{name}.data", source.data) for name, source in study.sources.items()]
+    named = [("data", study.data), *((f"sources.{name}.data", study.source_data(name)) for name in study.sources)]
     for path, data in named:
+        if data in splits:
+            continue
         try:
             split = splits[data] = split_data(data, open_data(data))
         except TransfuseError as error:
@@ -140,23 +151,37 @@ def check(study: StudySpec, where: str = "", device: str = "auto") -> Checked:
         problems += metric_problems("metric", study.metric, splits[study.data].test)
         problems += metric_problems("train.monitor", study.train.monitor or study.metric, splits[study.data].val)
     for name, source in study.sources.items():
-        if source.data in splits:
-            problems += metric_problems(
-                f"sources.{name}.train.monitor", source.train.monitor or "loss", splits[source.data].val
-            )
-    problems += network_problems(study, splits)
+        if study.source_data(name) in splits:
+            part = splits[study.source_data(name)].val
+            problems += metric_problems(f"sources.{name}.train.monitor", source.train.monitor or "loss", part)
+    single = tuple(name for name, arm in study.arms.items() if not arm.sweeps)
+    unfolded = Unfolded(study, dict.fromkeys(study.models, single))
+    if study.data in splits:
+        try:
+            unfolded = unfold(study, block_names(study.data))
+        except TransfuseError as error:
+            problems.append(str(error))
+        problems += network_problems(unfolded, splits)
     if not problems:
         dataset = splits[study.data].test.dataset
-        notes = [normalisation_note(study.data, dataset, model.weights) for model in study.models.values()]
+        names = [model.weights for model in study.models.values()] + [arm.weights for arm in study.arms.values()]
+        notes = [normalisation_note(study.data, dataset, name) for name in names]
         lines += [f"note: {note}" for note in dict.fromkeys(notes) if note]
     if problems:
         raise SpecError(list(dict.fromkeys(problems)), where)
-    runs = plan(study)
+    runs = expand(unfolded, fingerprint, weights_sha256)
     roles = Counter(run.role for run in runs)
     distinct = len({run.run_id for run in runs})
     lines.append(
-        f"{roles['arm']} runs ({len(study.models)} networks x {len(study.arms)} arms x {len(study.seed_list)} seeds)"
+        f"{roles['arm']} runs ({_arms(unfolded)} x {len(study.seed_list)} seeds)"
         + (f" and {roles['source']} source runs" if roles["source"] else "")
         + (f"; {distinct} different ones" if distinct < len(runs) else "")
     )
-    return Checked(runs, tuple(lines))
+    return Checked(unfolded.study, runs, tuple(lines))
+
+
+def _arms(unfolded: Unfolded) -> str:
+    counts = {label: len(arms) for label, arms in unfolded.arms.items()}
+    if len(set(counts.values())) == 1:
+        return f"{len(counts)} networks x {next(iter(counts.values()))} arms"
+    return "(" + " + ".join(f"{count} arms of {label}" for label, count in counts.items()) + ")"

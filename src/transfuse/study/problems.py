@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -11,12 +10,13 @@ import numpy as np
 from transfuse.errors import DataError, TransfuseError
 from transfuse.metrics import evaluate
 from transfuse.specs import DataSpec, InitSpec, ModelSpec, StudySpec
-from transfuse.study.sources import read_source
+from transfuse.study.sources import images_of, read_source
+from transfuse.study.sweeps import Unfolded
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
-    from transfuse.data import DatasetInfo, Part, Split
+    from transfuse.data import Part, Split
 
 
 def device_problems(study: StudySpec, device: str) -> list[str]:
@@ -49,13 +49,14 @@ def metric_problems(path: str, metric: str, part: Part) -> list[str]:
     return []
 
 
-def network_problems(study: StudySpec, splits: Mapping[DataSpec, Split]) -> list[str]:
+def network_problems(unfolded: Unfolded, splits: Mapping[DataSpec, Split]) -> list[str]:
     """Networks that cannot be built, blocks that they do not have, weights that do not fit them."""
-    problems: list[str] = []
-    for network in _networks(study):
+    found: list[str] = []
+    weights = _Weights(unfolded.study, splits)
+    for network in _networks(unfolded):
         if network.data in splits:
-            problems += _problems(study, network, splits)
-    return problems
+            found += _problems(network, weights, splits[network.data])
+    return list(dict.fromkeys(found))
 
 
 class _Network(NamedTuple):
@@ -65,81 +66,85 @@ class _Network(NamedTuple):
     arms: dict[str, tuple[str, InitSpec]]
 
 
-def _networks(study: StudySpec) -> Iterator[_Network]:
+def _networks(unfolded: Unfolded) -> Iterator[_Network]:
     """Every network that will be built, with the arms (path, init) it will start as."""
+    study = unfolded.study
     for label, model in study.models.items():
-        arms = {name: (f"arms.{name}", init) for name, init in study.arms.items()}
+        # The arms of a sweep differ in one number: the last of them stands for all.
+        last = {name.partition("@")[0]: name for name in unfolded.arms[label]}
+        arms = {name: (f"arms.{name}", study.arms[name]) for name in last.values()}
         yield _Network(f"models.{label}", model, study.data, arms)
-        name = (model.weights or "").removeprefix("run:")
-        if name in study.sources:
-            source = study.sources[name]
-            own = source.model or replace(model, weights=None)
-            yield _Network(f"sources.{name}", own, source.data, {name: (f"sources.{name}.init", source.init)})
+        waiting = [model.weights, *(init.weights for _, init in arms.values())]
+        done = set()
+        while waiting:
+            name = (waiting.pop() or "").removeprefix("run:")
+            if name in study.sources and name not in done:
+                done.add(name)
+                own, init = study.source_model(name, model), study.sources[name].init
+                waiting.append(own.weights)
+                yield _Network(f"sources.{name}", own, study.source_data(name), {name: (f"sources.{name}.init", init)})
 
 
-def _problems(study: StudySpec, network: _Network, splits: Mapping[DataSpec, Split]) -> list[str]:
-    from transfuse.inits import initialise_
-    from transfuse.models import blocks_of
+class _Weights:
+    """The weights that arms start from, each read once; those of a run do not exist yet, so others stand for them."""
+
+    def __init__(self, study: StudySpec, splits: Mapping[DataSpec, Split]) -> None:
+        self.study, self.splits = study, splits
+        self.read: dict[tuple[str, str | None], Mapping[str, Tensor]] = {}
+
+    def of(self, name: str, model: ModelSpec, root: str | None) -> Mapping[str, Tensor] | None:
+        """The weights `name`; None if the source itself has a problem, which is named elsewhere."""
+        if not name.startswith("run:"):
+            if (name, root) not in self.read:
+                self.read[name, root] = read_source(name, root)
+            return self.read[name, root]
+        source = name.removeprefix("run:")
+        data = self.study.source_data(source)
+        if data not in self.splits:
+            return None
+        try:
+            return _created(self.study.source_model(source, model), self.splits[data]).state_dict()
+        except TransfuseError:
+            return None
+
+
+def _problems(network: _Network, weights: _Weights, split: Split) -> list[str]:
+    from transfuse.study.network import build
 
     path, model, data, arms = network
-    info, size = splits[data].test.dataset.info, splits[data].test.dataset.size
     try:
-        built = _build(model, info, size)
+        _created(model, split)
     except TransfuseError as error:
         return [f"{path}: {error}"]
-    try:
-        weights, measured = _weights(study, network, splits)
-    except TransfuseError as error:
-        return [f"{path}.weights: {error}"]
     problems = []
     for where, init in arms.values():
+        name = init.weights or model.weights
+        source = None
         try:
-            blocks = blocks_of(built, init.level)
-            blocks.depth(init.freeze)
-            if init.needs_weights and weights is None:
-                blocks.depth(init.depth)  # the source itself has a problem, which is named elsewhere
-                continue
-            initialise_(
-                built,
-                blocks,
-                source=weights if init.needs_weights else None,
-                depth=init.depth,
-                rest=init.rest,
-                random=init.random,
-                norm=init.norm,
-                biases=init.biases,
-                head=init.head,
-                overrides=init.overrides,
-                first_layer=model.first_layer,
-                identity_statistics=model.identity_statistics if measured else "accept",
+            if init.needs_weights and name is not None:
+                source = weights.of(name, model, data.root)
+                if source is None:
+                    continue
+        except TransfuseError as error:
+            problems.append(f"{where if init.weights else path}.weights: {error}")
+            continue
+        accept = "accept" if name is not None and name.startswith("run:") else None
+        try:
+            images = next(split.train.batches(8))[0]
+            network_of_arm = build(
+                model, init, images_of(split), source=source, identity_statistics=accept, batches=[images]
             )
+            if init.lora is not None:
+                from transfuse.models import add_lora_
+
+                add_lora_(network_of_arm.model, network_of_arm.blocks, rank=init.lora)
         except TransfuseError as error:
             problems.append(f"{where} with {path}: {error}")
     return problems
 
 
-def _build(model: ModelSpec, info: DatasetInfo, size: int):  # type: ignore[no-untyped-def]
+def _created(model: ModelSpec, split: Split) -> nn.Module:
     from transfuse.models import create_model
 
-    return create_model(
-        model.name, classes=len(info.classes), channels=info.channels, image_size=size, padding=model.padding
-    )
-
-
-def _weights(
-    study: StudySpec, network: _Network, splits: Mapping[DataSpec, Split]
-) -> tuple[dict[str, Tensor] | None, bool]:
-    """The weights the arms will start from, and whether they are the real ones: those of a run do not exist yet."""
-    model = network.model
-    if model.weights is None or not any(init.needs_weights for _, init in network.arms.values()):
-        return None, False
-    if not model.weights.startswith("run:"):
-        return read_source(model.weights, network.data.root), True
-    source = study.sources[model.weights.removeprefix("run:")]
-    if source.data not in splits:
-        return None, False
-    dataset = splits[source.data].test.dataset
-    try:
-        return _build(source.model or model, dataset.info, dataset.size).state_dict(), False
-    except TransfuseError:
-        return None, False
+    images = images_of(split)
+    return create_model(model.name, images.classes, images.channels, image_size=images.size, padding=model.padding)

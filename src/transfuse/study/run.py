@@ -6,9 +6,8 @@ import math
 import shutil
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,13 +16,13 @@ from transfuse.results.store import RunRecord, Store, write_json, write_table, w
 from transfuse.study.events import Ended, Failed, Note, Started, Tell, Validated
 from transfuse.study.expand import PlannedRun
 from transfuse.study.measure import contiguous, environment, facts, history_table, recipe_of, test, total_steps
-from transfuse.study.sources import normalisation_note, open_data, source_weights, split_data
+from transfuse.study.network import Network, build
+from transfuse.study.sources import images_of, normalisation_note, open_data, source_weights, split_data
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from transfuse.data import Dataset, Split
-    from transfuse.models import Blocks
     from transfuse.specs import RunSpec
     from transfuse.training import Epoch
 
@@ -57,8 +56,7 @@ def do_run(run: PlannedRun, tell: Tell, *, root: Path, device: str = "auto") -> 
 
 
 def _do(run: PlannedRun, store: Store, device: str, tell: Tell) -> RunRecord:
-    from transfuse.inits import initialise_
-    from transfuse.models import blocks_of, create_model, freeze_
+    from transfuse.models import add_lora_, merge_lora_
     from transfuse.training import Diverged, fit
 
     spec, folder = run.spec, store.run_folder(run.run_id)
@@ -72,36 +70,20 @@ def _do(run: PlannedRun, store: Store, device: str, tell: Tell) -> RunRecord:
             f"{dataset.info.fingerprint[:12]} now); start the study again to plan it on the data as they are"
         )
     split = split_data(spec.data, dataset)
-    model = create_model(
-        spec.model.name,
-        classes=len(dataset.info.classes),
-        channels=dataset.info.channels,
-        image_size=dataset.size,
-        padding=spec.model.padding,
-    )
-    blocks = blocks_of(model, spec.init.level)
-    transfer = initialise_(
-        model,
-        blocks,
+    network = build(
+        spec.model,
+        spec.init,
+        images_of(split),
         source=source_weights(spec, store),
-        depth=spec.init.depth,
-        rest=spec.init.rest,
-        random=spec.init.random,
-        norm=spec.init.norm,
-        biases=spec.init.biases,
-        head=spec.init.head,
-        overrides=spec.init.overrides,
-        first_layer=spec.model.first_layer,
-        identity_statistics=spec.model.identity_statistics,
         seed=spec.seed,
+        batches=_training_images(split),
     )
-    frozen_check = None
-    if spec.init.freeze:
-        freeze_(model, blocks, spec.init.freeze, norm_statistics=spec.init.norm_statistics)
-        if spec.init.norm_statistics == "frozen":
-            frozen_check = partial(_frozen_output, blocks=blocks, depth=spec.init.freeze, batch=_some_images(split))
+    model, blocks = network.model, network.blocks
     outputs = ["spec.json", "environment.json", "initial.safetensors", "history.parquet"]
     write_weights(folder / "initial.safetensors", contiguous(model))
+    frozen_check = _frozen_check(network, spec, split)
+    if spec.init.lora is not None:
+        add_lora_(model, blocks, rank=spec.init.lora, seed=spec.seed)
     again = (folder / "checkpoints" / CHECKPOINT).exists()
     tell(Started(run.run_id, run.title, total_steps(spec, split), again))
     epochs: list[Epoch] = []
@@ -117,6 +99,8 @@ def _do(run: PlannedRun, store: Store, device: str, tell: Tell) -> RunRecord:
                 recipe=recipe_of(spec, split),
                 seed=spec.seed,
                 head=blocks.head,
+                blocks=blocks,
+                anchored=network.transferred,
                 checkpoint_dir=folder / "checkpoints",
                 device=device,
                 frozen_check=frozen_check,
@@ -126,6 +110,9 @@ def _do(run: PlannedRun, store: Store, device: str, tell: Tell) -> RunRecord:
         except Diverged as error:
             diverged = str(error)
         write_table(folder / "history.parquet", history_table(epochs))
+        trained = _trained_parameters(model)
+        if spec.init.lora is not None:
+            merge_lora_(model)
         if not diverged:
             write_weights(folder / "best.safetensors", contiguous(model))
             predictions, metrics = test(model, split, spec, device)
@@ -135,31 +122,61 @@ def _do(run: PlannedRun, store: Store, device: str, tell: Tell) -> RunRecord:
         run_id=run.run_id,
         status="diverged" if diverged else "finished",
         reason=diverged or epochs[-1].stop_reason or "",
-        facts=facts(spec, model, transfer, dataset, split, epochs, time.monotonic() - began),
+        facts=facts(spec, network, trained, dataset, split, epochs, time.monotonic() - began),
         metrics=metrics,
-        notes=tuple(dict.fromkeys((*dataset.notes, *split.notes, *_weight_notes(spec, dataset)))),
-        transfer=tuple(transfer.rows()),
+        notes=tuple(dict.fromkeys((*dataset.notes, *split.notes, *_weight_notes(network, spec, dataset)))),
+        transfer=tuple(network.transfer.rows()),
     )
     record = store.finish(record, outputs)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return record
 
 
-def _weight_notes(spec: RunSpec, dataset: Dataset) -> list[str]:
-    note = normalisation_note(spec.data, dataset, spec.model.weights) if spec.init.needs_weights else ""
-    return [note] if note else []
+def _weight_notes(network: Network, spec: RunSpec, dataset: Dataset) -> list[str]:
+    """What was done to make the weights fit, and what does not fit."""
+    if not spec.init.needs_weights:
+        return []
+    transfer, notes = network.transfer, [normalisation_note(spec.data, dataset, spec.model.weights)]
+    if transfer.first_layer:
+        notes.append(f"The weights' first layer was fitted to the images by {transfer.first_layer}.")
+    notes += [f"{what[:1].upper()}{what[1:]} ({name} of the weights)." for name, what in transfer.fitted[:1]]
+    return [note for note in notes if note]
 
 
-def _some_images(split: Split) -> Tensor:
-    images, _ = next(split.val.batches(8))
-    return images
+RECALIBRATION_IMAGES = 2048
+"""At most so many training images measure the statistics of batch norms, for `norm: recalibrate`."""
 
 
-def _frozen_output(model: nn.Module, *, blocks: Blocks, depth: int | str, batch: Tensor) -> str:
-    """Frozen means frozen: the output of the frozen blocks on the same images, as a hash."""
-    from transfuse.models import prefix_fingerprint
+def _training_images(split: Split) -> Iterator[Tensor]:
+    """Training images, as they are tested: without augmentation."""
+    left = RECALIBRATION_IMAGES
+    for images, _ in split.train.batches(64):
+        if left <= 0:
+            return
+        yield images[:left]
+        left -= len(images)
 
-    return prefix_fingerprint(model, blocks, depth, batch.to(next(model.parameters()).device))
+
+def _frozen_check(network: Network, spec: RunSpec, split: Split) -> Callable[[nn.Module], str] | None:
+    """What must not change while the rest is trained: the output of frozen blocks, or what frozen blocks hold."""
+    from transfuse.models import frozen_fingerprint, prefix_fingerprint
+
+    if spec.init.norm_statistics == "updated":
+        return None
+    if spec.init.tune:
+        return frozen_fingerprint
+    if not spec.init.freeze:
+        return None
+    batch, _ = next(split.val.batches(8))
+
+    def output(model: nn.Module) -> str:
+        return prefix_fingerprint(model, network.blocks, spec.init.freeze, batch.to(next(model.parameters()).device))
+
+    return output
+
+
+def _trained_parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 @contextmanager

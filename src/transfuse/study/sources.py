@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from transfuse.errors import StoreError, TransferError
 from transfuse.results.store import Store
-from transfuse.specs import DataSpec, RunSpec
+from transfuse.specs import DataSpec, ModelSpec, RunSpec
+from transfuse.study.network import Images
+from transfuse.study.sweeps import BlockName, BlockNames
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from transfuse.data import Dataset, Split
-    from transfuse.models.weights import WeightsFile
+    from transfuse.models.weights import Weights, WeightsFile
 
 _OPEN = tuple(
     field.name
@@ -45,6 +45,32 @@ def split_data(spec: DataSpec, dataset: Dataset) -> Split:
     )
 
 
+def images_of(split: Split) -> Images:
+    """What a network must fit."""
+    dataset = split.train.dataset
+    return Images(len(dataset.info.classes), dataset.info.channels, dataset.size)
+
+
+def block_names(data: DataSpec) -> BlockNames:
+    """Looks up the blocks of networks that are to fit the images of `data`, which are opened when first asked for."""
+    from transfuse.models import blocks_of, create_model
+
+    @cache
+    def found(model: ModelSpec, level: str) -> tuple[BlockName, ...]:
+        dataset = open_data(data)
+        network = create_model(
+            model.name,
+            len(dataset.info.classes),
+            dataset.info.channels,
+            image_size=dataset.size,
+            padding=model.padding,
+            device="meta",
+        )
+        return tuple(BlockName(block.name, block.cut) for block in blocks_of(network, level))
+
+    return found
+
+
 @cache
 def fingerprint(spec: DataSpec) -> str:
     """The fingerprint of a data set; each is opened once."""
@@ -57,11 +83,11 @@ def weights_sha256(source: str, root: str | None) -> str:
     return _find(source, root).sha256
 
 
-def read_source(source: str, root: str | None) -> dict[str, Tensor]:
+def read_source(source: str, root: str | None) -> Weights:
     """The tensors of a weights file or of a timm tag's file."""
-    from transfuse.models.weights import read_weights
+    from transfuse.models import load_weights
 
-    return read_weights(_find(source, root).path)
+    return load_weights(source, Path(root) if root else None)
 
 
 def _find(source: str, root: str | None) -> WeightsFile:
@@ -88,23 +114,23 @@ def normalisation_note(spec: DataSpec, dataset: Dataset, weights: str | None) ->
     )
 
 
-def source_weights(spec: RunSpec, store: Store) -> dict[str, Tensor] | None:
+def source_weights(spec: RunSpec, store: Store) -> Weights | None:
     """The weights that a run starts from; None for a random start."""
-    from transfuse.models.weights import read_weights
+    from transfuse.models import load_weights
 
     if not spec.init.needs_weights or spec.model.weights is None:
         return None
     if spec.source_run is None:
-        file = _find(spec.model.weights, spec.data.root)
-        if file.sha256 != spec.weights_sha256:
+        weights = read_source(spec.model.weights, spec.data.root)
+        if weights.sha256 != spec.weights_sha256:
             raise TransferError(
-                f"the weights {str(file.path)!r} changed after planning; start the study again to plan it on "
+                f"the weights {str(weights.path)!r} changed after planning; start the study again to plan it on "
                 "the weights as they are"
             )
-        return read_weights(file.path)
+        return weights
     path = store.run_folder(spec.source_run) / "best.safetensors"
     if not path.exists():
         raise StoreError(
             f"the source run {spec.source_run} has no weights at {path}; start the study again to train it"
         )
-    return read_weights(path)
+    return load_weights(str(path))

@@ -1,0 +1,115 @@
+"""The network of a run before its first step: built, initialised, cut or slimmed, and frozen as its arm says."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from transfuse.specs import InitSpec, ModelSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from transfuse.models import Blocks
+    from transfuse.models.transfer import Transfer
+
+
+class Images(NamedTuple):
+    """What a network must fit: the number of classes and channels, and the side of the images in pixels."""
+
+    classes: int
+    channels: int
+    size: int
+
+
+class Network(NamedTuple):
+    """A network ready to be trained.
+
+    Attributes:
+        model: the network, without adapters (see `with_adapters`).
+        blocks: its blocks at the level of its arm.
+        transfer: what its initialisation did to each entry of its state dict.
+    """
+
+    model: nn.Module
+    blocks: Blocks
+    transfer: Transfer
+
+    @property
+    def transferred(self) -> frozenset[str]:
+        """The names of the entries that come from the source."""
+        return frozenset(row.name for row in self.transfer.tensors if row.treatment == "transferred")
+
+
+def build(
+    spec: ModelSpec,
+    init: InitSpec,
+    images: Images,
+    *,
+    source: Mapping[str, Tensor] | None,
+    identity_statistics: str | None = None,
+    seed: int = 0,
+    batches: Iterable[Tensor] | None = None,
+) -> Network:
+    """Build a network and start it as an arm says.
+
+    Args:
+        spec: which network.
+        init: the arm, without `every`.
+        images: what it must fit.
+        source: the weights that it draws on.
+        identity_statistics: instead of the network's own setting.
+        seed: of every draw.
+        batches: training images, for `norm: recalibrate`.
+
+    Raises:
+        TransfuseError: whatever does not fit.
+    """
+    from transfuse.inits import initialise_
+    from transfuse.models import blocks_of, create_model, freeze_, slim, truncate, tune_only_
+
+    model = create_model(spec.name, images.classes, images.channels, image_size=images.size, padding=spec.padding)
+    blocks = blocks_of(model, init.level)
+    if init.slim is not None:
+        model = slim(model, blocks, init.slim, seed=seed)
+    transfer = initialise_(
+        model,
+        blocks,
+        source=source if init.needs_weights else None,
+        depth=init.depth,
+        rest=init.rest,
+        random=init.random,
+        norm=init.norm,
+        biases=init.biases,
+        embeddings=init.embeddings,
+        head=init.head,
+        overrides=init.overrides,
+        gabor_scale=init.gabor_scale,
+        first_layer=spec.first_layer,
+        identity_statistics=identity_statistics or spec.identity_statistics,
+        images=batches if init.norm == "recalibrate" else None,
+        seed=seed,
+    )
+    if init.truncate is not None:
+        model = truncate(model, blocks, init.truncate, images.classes, init.pool, image_size=images.size, seed=seed)
+        blocks = blocks_of(model, init.level)
+        transfer = _of_what_is_left(transfer, model)
+    if init.freeze:
+        freeze_(model, blocks, init.freeze, norm_statistics=init.norm_statistics)
+    if init.tune:
+        tune_only_(model, blocks, init.tune, norm_statistics=init.norm_statistics)
+    return Network(model, blocks, transfer)
+
+
+def _of_what_is_left(transfer: Transfer, model: nn.Module) -> Transfer:
+    """The record of an initialisation without what was cut off afterwards; a new norm at the cut is an identity."""
+    state = model.state_dict()
+    rows = []
+    for row in transfer.tensors:
+        if row.name not in state:
+            continue
+        same = state[row.name].numel() == row.elements or row.block == "head"
+        treatment = row.treatment if same else "identity"
+        rows.append(row._replace(treatment=treatment, elements=state[row.name].numel()))
+    return dataclasses.replace(transfer, tensors=tuple(rows))
