@@ -9,6 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from transfuse.errors import BlocksError
+from transfuse.models.weightless import example_images, hooked, run_weightless
+
 
 class Part(NamedTuple):
     """A block in the making: the modules it owns and the module whose output is its own."""
@@ -77,7 +80,7 @@ def _parts(module: nn.Module, path: str, head: str, levels: int) -> list[Part]:
     ordered = isinstance(module, nn.Sequential)
     for name, child in module.named_children():
         full = f"{path}.{name}" if path else name
-        if full == head:
+        if full == head or isinstance(child, nn.Identity):  # what a network was cut off is an identity
             continue
         if not child.state_dict():
             if ordered and parts and parts[-1].output.rpartition(".")[0] == path:
@@ -103,24 +106,16 @@ def _own_tensors(module: nn.Module) -> Iterator[torch.Tensor]:
 
 def _out_of_order(model: nn.Module, outputs: list[str]) -> str:
     """Why the outputs do not run once each in the given order ("" if they do)."""
-    channels, *size = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", (3, 224, 224))
-    channels = next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), channels)
-    size = getattr(getattr(model, "patch_embed", None), "img_size", None) or size  # transformers of another size
     called: list[str] = []
-    handles = [
+    hooks = [
         model.get_submodule(name).register_forward_hook(lambda module, inputs, output, name=name: called.append(name))
         for name in outputs
     ]
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    weightless = {name: tensor.detach().to("meta") for name, tensor in tensors.items()}
     try:
-        with torch.no_grad():
-            torch.func.functional_call(model, weightless, (torch.zeros(2, channels, *size, device="meta"),))
-    except Exception as error:
-        return f"a forward pass without data fails ({type(error).__name__}: {str(error)[:120]})"
-    finally:
-        for handle in handles:
-            handle.remove()
+        with hooked(*hooks):
+            run_weightless(model, example_images(model))
+    except BlocksError as error:
+        return f"a forward pass without data fails ({str(error.__cause__ or error)[:120]})"
     if called == outputs:
         return ""
     pairs = zip_longest(called, outputs, fillvalue="the classifier")
