@@ -1,6 +1,7 @@
 # make demo   installs into .venv and runs the demo study
 # make test   installs the test extras and runs linters, import contracts, type checks and tests
 # make lint, make types, make tests   one of these alone
+# make exhaustive   every network at every level with every method (about 10 minutes more)
 # make clean  removes .venv and caches
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 TEST_JOBS ?= 2
 
-.PHONY: help install demo test lint types tests clean
+.PHONY: help install demo test lint types tests exhaustive clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -29,7 +30,10 @@ types: .venv/installed-test
 	$(BIN)/mypy
 
 tests: .venv/installed-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TEST_JOBS) --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not exhaustive" --numprocesses $(TEST_JOBS) --dist loadgroup
+
+exhaustive: .venv/installed-test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m exhaustive --numprocesses $(TEST_JOBS) --dist loadgroup tests
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from transfuse.errors import BlocksError
 from transfuse.inits import RANDOM, Transfer, initialise_
 from transfuse.models import blocks_of, create_model
 
@@ -243,14 +242,19 @@ def test_wt_st_goes_from_nothing_to_everything(name: str) -> None:
     assert transfer.coverage == 1.0
 
 
-@pytest.mark.parametrize("level", ["stage", "block", "layer", "wt-st"])
-@pytest.mark.parametrize("name", NETWORKS)
+WITH_WT_ST = ("test_resnet", "test_vit")
+
+
+@pytest.mark.parametrize(
+    ("name", "level"),
+    [
+        (name, level)
+        for name in NETWORKS
+        for level in ("stage", "block", "layer", *(("wt-st",) if name in WITH_WT_ST else ()))
+    ],
+)
 def test_transfusion_at_every_depth_of_every_level(name: str, level: str) -> None:
-    model = create_model(name, classes=5, device="meta")
-    try:
-        blocks = blocks_of(model, level)
-    except BlocksError:
-        pytest.skip(f"the papers define no level {level!r} for {name}")
+    blocks = blocks_of(create_model(name, classes=5, device="meta"), level)
     plain, _ = start(name)
     for depth in range(1, len(blocks) + 1):
         state, transfer = start(name, level=level, depth=depth)
@@ -270,7 +274,7 @@ def test_the_default_random_start_is_the_family_s(name: str, expected: float | N
         assert float(state[key].std()) == pytest.approx(expected, rel=6 / state[key].numel() ** 0.5)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", BIG)
 def test_every_scheme_on_networks_as_they_are_used(name: str) -> None:
     blocks = blocks_of(created(name))

@@ -67,7 +67,7 @@ def levels_of(name: str) -> tuple[str, ...]:
 
 # Here a network comes under the contract: a name and a level; `slow` for the full product.
 CASES = [
-    pytest.param(name, level, marks=[pytest.mark.slow] if name in SLOW else [])
+    pytest.param(name, level, marks=[pytest.mark.exhaustive] if name in SLOW else [])
     for name in (*CBR, *RESNETS, *MOBILE, *INCEPTION, *DENSE, *VGG, *TRANSFORMERS, *OTHERS, *GENERIC, *SLOW)
     for level in levels_of(name)
 ]
@@ -173,7 +173,7 @@ def test_the_network_is_cut_after_blocks_and_never_inside_of_a_branch(name: str,
 @pytest.mark.parametrize(
     ("name", "level", "count"),
     [
-        pytest.param(name, level, count, marks=[pytest.mark.slow] if name in SLOW else [])
+        pytest.param(name, level, count, marks=[pytest.mark.exhaustive] if name in SLOW else [])
         for (name, level), count in PUBLISHED_COUNTS.items()
     ],
 )
@@ -183,7 +183,7 @@ def test_published_numbers_of_modules_and_feature_layers(name: str, level: str, 
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in IN_A_FAMILY]
+    "name", [pytest.param(name, marks=[pytest.mark.exhaustive] if name in SLOW else []) for name in IN_A_FAMILY]
 )
 def test_a_network_cut_short_has_the_blocks_that_are_left(name: str) -> None:
     family = family_of(network(name))

@@ -236,7 +236,7 @@ WHOLE = [
 ]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("level", ["stage", "block", "layer"])
 @pytest.mark.parametrize("name", WHOLE)
 def test_the_real_networks_at_every_cut(name: str, level: str) -> None:
@@ -250,7 +250,7 @@ STRUCTURE = [
 ]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("level", ["stage", "block", "layer"])
 @pytest.mark.parametrize("name", STRUCTURE)
 def test_structure_at_every_cut(name: str, level: str) -> None:
@@ -329,7 +329,7 @@ POOLED = {
 PUBLISHED = [
     *(("resnet50", cut, *numbers) for cut, numbers in RESNET50.items()),
     *(("densenet121", cut, *numbers) for cut, numbers in DENSENET121.items()),
-    *(pytest.param("densenet201", cut, *n, marks=pytest.mark.slow) for cut, n in DENSENET201.items()),
+    *(pytest.param("densenet201", cut, *n, marks=pytest.mark.exhaustive) for cut, n in DENSENET201.items()),
 ]
 
 
