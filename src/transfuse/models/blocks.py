@@ -99,7 +99,7 @@ class Blocks:
             return count if depth == "all" else math.ceil(count / 2)
         raise BlocksError(
             f"Unknown depth {depth!r} at level {self.level!r}: expected a number from 0 to {count}, 'all', 'middle' or "
-            f"the last block to take, {nearest(depth, self.names)}"
+            f"the last block to take: {nearest(depth, self.names)}"
         )
 
     def owner(self, key: str) -> str:
