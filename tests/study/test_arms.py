@@ -108,6 +108,13 @@ def test_recalibrated_statistics_are_of_the_training_images(done, weights: Path)
     assert "recalibrated" in {row["treatment"] for row in record.transfer}
 
 
+def test_gabor_filters_have_the_magnitude_of_the_networks_weights(done, weights: Path) -> None:  # type: ignore[no-untyped-def]
+    _, before, _ = done({"overrides": {"layer1.conv": "gabor"}})
+    filters, source = before["layer1.conv.weight"], load_file(weights)["layer1.conv.weight"]
+    torch.testing.assert_close(filters.double().std(), source.double().std(), rtol=1e-5, atol=0)
+    assert not torch.equal(before["layer2.conv.weight"], load_file(weights)["layer2.conv.weight"])
+
+
 def test_lp_ft_starts_from_the_probe(done, weights: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     probe = {"init": {"depth": "all", "freeze": "all"}, "train": {"steps": 4, "validate_every": 2}}
     arm = {"weights": "run:probe", "depth": "all", "head": "source"}

@@ -53,7 +53,7 @@ class RunSpec:
             del data[key]
         model = _plain(self.model)
         del model["weights"]  # acts through weights_sha256 or source_run
-        if not self.init.needs_weights:
+        if self.weights_sha256 is None and self.source_run is None:
             del model["first_layer"], model["identity_statistics"]
         init = _plain(self.init)
         del init["weights"]  # likewise

@@ -184,9 +184,13 @@ class InitSpec:
             or self.rest != "random"
             or self.norm in ("mean_var", "transfer")
             or self.head == "source"
-            or (self.weights is not None and "gabor" in self.overrides.values())  # gives the scale of the filters
             or bool(foreign)
         )
+
+    @property
+    def uses_weights(self) -> bool:
+        """Whether this arm makes use of pretrained weights where there are any: Gabor filters take their scale."""
+        return self.needs_weights or "gabor" in self.overrides.values()
 
     @property
     def sweeps(self) -> tuple[str, ...]:
@@ -231,7 +235,7 @@ class InitSpec:
             problems.append(
                 f"rest is {self.rest!r}, but the weights above slim have other shapes; expected rest: random"
             )
-        if self.weights is not None and not self.needs_weights:
+        if self.weights is not None and not self.uses_weights:
             problems.append(f"weights is {self.weights!r}, but nothing of it is used; give depth, rest or head")
         _refuse(problems)
 
@@ -492,7 +496,7 @@ class StudySpec:
         """The network that a source trains for `model`, with the weights that the source itself starts from."""
         source = self.sources[name]
         own = source.model or model
-        weights = (source.init.weights or own.weights) if source.init.needs_weights else None
+        weights = (source.init.weights or own.weights) if source.init.uses_weights else None
         return replace(own, weights=weights)
 
     def _source_problems(self, name: str, model: ModelSpec, label: str) -> list[str]:

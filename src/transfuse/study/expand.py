@@ -45,7 +45,7 @@ class PlannedRun:
             "seed": self.spec.seed,
             "role": self.role,
             "network": self.spec.model.name,
-            "weights": self.spec.model.weights if self.spec.init.needs_weights else None,
+            "weights": self.spec.model.weights if self.spec.init.uses_weights else None,
             "source_run": self.spec.source_run,
         }
 
@@ -71,7 +71,7 @@ def expand(
     ) -> PlannedRun:
         label, arm, role = names
         sha = needs = None
-        if not init.needs_weights:
+        if not init.uses_weights:
             model = replace(model, weights=None)
         elif (model.weights or "").startswith("run:"):
             needs = source_of(label, model)

@@ -76,7 +76,7 @@ def build(
     transfer = initialise_(
         model,
         blocks,
-        source=source if init.needs_weights else None,
+        source=source if init.uses_weights else None,
         depth=init.depth,
         rest=init.rest,
         random=init.random,

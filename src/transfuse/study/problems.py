@@ -121,7 +121,7 @@ def _problems(network: _Network, weights: _Weights, split: Split) -> list[str]:
         name = init.weights or model.weights
         source = None
         try:
-            if init.needs_weights and name is not None:
+            if init.uses_weights and name is not None:
                 source = weights.of(name, model, data.root)
                 if source is None:
                     continue

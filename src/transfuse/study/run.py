@@ -134,7 +134,7 @@ def _do(run: PlannedRun, store: Store, device: str, tell: Tell) -> RunRecord:
 
 def _weight_notes(network: Network, spec: RunSpec, dataset: Dataset) -> list[str]:
     """What was done to make the weights fit, and what does not fit."""
-    if not spec.init.needs_weights:
+    if not spec.init.uses_weights or spec.model.weights is None:
         return []
     transfer, notes = network.transfer, [normalisation_note(spec.data, dataset, spec.model.weights)]
     if transfer.first_layer:

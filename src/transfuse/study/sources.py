@@ -118,7 +118,7 @@ def source_weights(spec: RunSpec, store: Store) -> Weights | None:
     """The weights that a run starts from; None for a random start."""
     from transfuse.models import load_weights
 
-    if not spec.init.needs_weights or spec.model.weights is None:
+    if not spec.init.uses_weights or spec.model.weights is None:
         return None
     if spec.source_run is None:
         weights = read_source(spec.model.weights, spec.data.root)
