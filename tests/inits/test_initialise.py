@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from transfuse.errors import TransferError
 from transfuse.inits import RANDOM, RESAMPLED, generator_of, initialise_
-from transfuse.models import Blocks, blocks_of, create_model
+from transfuse.models import Blocks, add_lora_, blocks_of, create_model, merge_lora_
 from transfuse.models.draws import fresh_linear_
 from transfuse.models.weights import Weights, WeightsFile
 
@@ -176,6 +176,10 @@ def test_unknown_parameters_are_an_error_with_a_cure() -> None:
         ({"gabor_scale": "max"}, r"Unknown gabor_scale='max': .*max_abs"),
         ({"norm": "recalibrate"}, r"norm='recalibrate' measures .* there are none: give images="),
         ({"images": []}, r"images are for norm='recalibrate' and norm is 'identity': leave them out"),
+        ({"seed": 1.0}, r"seed=1.0: expected a whole number"),
+        ({"seed": None}, r"seed=None: expected a whole number"),
+        ({"source": nn.Linear(1, 1), "depth": 1}, r"source is a Linear; expected a state dict"),
+        ({"source": Path("nowhere.pth"), "depth": 1}, r"There is no file of weights 'nowhere.pth'"),
         ({"rest": "mean_var"}, r"tensors want a source \(the first is 'layer1.conv.weight'\), and there is none"),
         ({"depth": 1}, r"tensors want a source"),
         ({"source": {"a": torch.ones(1)}}, r"A source is given and nothing of it is used: give depth='all'"),
@@ -317,6 +321,27 @@ def test_tied_weights_are_drawn_once() -> None:
     assert torch.equal(model[0].weight, expected)
 
 
+def test_tied_weights_cannot_have_two_treatments() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.Linear(4, 4))
+    source = trained(model)
+    model[2].weight = model[0].weight
+    blocks = blocks_of(model)
+    with pytest.raises(
+        TransferError,
+        match=r"'0.weight' and '2.weight' .* transferred in '0' and random in '2'.*2.weight': 'transfer'",
+    ):
+        initialise_(model, blocks, source=source, depth=1)
+    assert initialise_(model, blocks, source=source, depth=1, overrides={"2.weight": "transfer"}).counts == {
+        "transferred": 3,
+        "random": 1,
+        "fresh": 2,
+    }
+    initialise_(model, blocks, source=source, depth="all")
+    model[3].weight = model[0].weight
+    with pytest.raises(TransferError, match=r"transferred in '0' and fresh in 'head'.*'3.weight': 'transfer'"):
+        initialise_(model, blocks, source=source, depth="all")
+
+
 def test_any_number_of_threads_any_layout_and_precision_draw_the_same() -> None:
     threads = torch.get_num_threads()
     source = trained(create_model("resnet18", classes=5))
@@ -368,6 +393,93 @@ def test_norm_layers_of_other_classes_start_as_they_were_created() -> None:
         assert {row.treatment for row in transfer.tensors if row.name in created} == {"mean_var"}
         initialise_(model, blocks)
         assert all(torch.equal(model.state_dict()[key], tensor) for key, tensor in created.items())
+
+
+@pytest.mark.parametrize("name", ["test_nfnet", "nf_resnet26"])
+def test_gains_of_networks_without_norms_start_as_they_were_created(name: str) -> None:
+    model, blocks = build(name)
+    gains = {key: tensor.clone() for key, tensor in model.state_dict().items() if key.endswith("gain")}
+    assert {float(tensor.max()) for tensor in gains.values()} == {0.0, 1.0}  # 0: the end of a residual branch
+    for arguments in ({}, {"source": trained(model), "rest": "mean_var"}):
+        transfer = initialise_(model, blocks, **arguments)  # type: ignore[arg-type]
+        assert {row.treatment for row in transfer.tensors if row.name in gains} == {"identity"}
+        assert all(torch.equal(model.state_dict()[key], tensor) for key, tensor in gains.items())
+    initialise_(model, blocks, source=trained(model), rest="mean_var", norm="transfer")
+    assert all(torch.equal(model.state_dict()[key], tensor + 0.25) for key, tensor in gains.items())
+
+
+def test_a_poolformer_s_layer_scales_start_as_they_were_created() -> None:
+    model, blocks = build("poolformer_s12")
+    scales = {key: tensor.clone() for key, tensor in model.state_dict().items() if key.endswith(".scale")}
+    assert len(scales) == 24
+    transfer = initialise_(model, blocks)
+    assert {row.treatment for row in transfer.tensors if row.name in scales} == {"identity"}
+    assert all(torch.equal(model.state_dict()[key], tensor) for key, tensor in scales.items())
+
+
+class HalfReset(nn.Module):
+    """A module whose reset forgets one of its parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alpha, self.beta = nn.Parameter(torch.full((3,), 7.0)), nn.Parameter(torch.full((3,), 7.0))
+
+    def reset_parameters(self) -> None:
+        nn.init.ones_(self.alpha)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features * self.alpha + self.beta
+
+
+def test_a_reset_that_leaves_a_parameter_alone_does_not_pass_it_on() -> None:
+    model = nn.Sequential(HalfReset(), nn.Linear(3, 2))
+    with pytest.raises(TransferError, match=r"Nothing is known about how '0.beta' of a HalfReset starts"):
+        initialise_(model, blocks_of(model))
+    source = trained(model)
+    initialise_(model, blocks_of(model), source=source, overrides={"0.beta": "transfer"})
+    assert torch.equal(model[0].alpha, torch.ones(3))
+    assert torch.equal(model[0].beta, source["0.beta"])
+
+
+def test_old_weight_norm_has_no_known_start() -> None:
+    with pytest.warns(FutureWarning):
+        first = nn.utils.weight_norm(nn.Linear(3, 3))
+    model = nn.Sequential(first, nn.Linear(3, 2))
+    with pytest.raises(TransferError, match=r"Nothing is known about how '0.weight_g' of a Linear starts"):
+        initialise_(model, blocks_of(model))
+
+
+def test_torch_s_own_attention_resets_itself() -> None:
+    model = nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16), nn.Linear(8, 2))
+    blocks = blocks_of(model)
+    for seed in (1, 2, 1):
+        assert initialise_(model, blocks, seed=seed).counts == {"random": 8, "identity": 4, "fresh": 2}
+        projection = model.state_dict()["0.self_attn.in_proj_weight"]
+        assert 0.1 < projection.abs().max() <= (6 / 32) ** 0.5
+        assert not model.state_dict()["0.self_attn.in_proj_bias"].any()
+
+
+@pytest.mark.parametrize(("name", "level", "norm"), [("resnet18", "wt-st", "bn1"), ("test_vit", "block", "norm")])
+def test_a_block_that_is_a_norm_is_overridden_as_a_norm(name: str, level: str, norm: str) -> None:
+    model, blocks = build(name, level)
+    source = trained(model)
+    for scheme in ("identity", "mean_var"):
+        transfer = initialise_(model, blocks, source=source, depth="all", overrides={norm: scheme})
+        assert {row.treatment for row in transfer.tensors if row.block == norm} == {scheme}
+    with pytest.raises(TransferError, match=rf"'{norm}' cannot be 'he_fan_out', .*Choices: transfer.*identity"):
+        initialise_(model, blocks, source=source, depth="all", overrides={norm: "he_fan_out"})
+
+
+def test_a_network_with_adapters_is_not_initialised() -> None:
+    pytest.importorskip("peft")
+    model, blocks = build("test_vit", "block")
+    add_lora_(model, blocks, rank=2)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(TransferError, match=r"has adapters \(blocks.0.attn.qkv and others\).*merge_lora_"):
+        initialise_(model, blocks)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+    merge_lora_(model)
+    initialise_(model, blocks)
 
 
 @pytest.mark.parametrize(

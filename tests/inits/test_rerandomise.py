@@ -52,3 +52,11 @@ def test_unknown_blocks_and_schemes() -> None:
         rerandomise_(model, blocks, "layer9")
     with pytest.raises(TransferError, match=r"Unknown scheme 'uniform': .*kaiming_uniform"):
         rerandomise_(model, blocks, "layer1", scheme="uniform")
+
+
+@pytest.mark.parametrize("scheme", ["kaiming_uniform", "mean_var"])
+def test_a_block_of_norms_has_nothing_to_draw(scheme: str) -> None:
+    model, blocks, before = build("test_vit")
+    with pytest.raises(TransferError, match=r"Block 'norm' holds normalisation layers only.*Choices: patch_embed, blo"):
+        rerandomise_(model, blocks, "norm", scheme=scheme)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())

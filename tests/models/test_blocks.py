@@ -448,3 +448,11 @@ def test_unknown_level_depth_and_owner() -> None:
         blocks_of(model).depth(5)
     with pytest.raises(BlocksError, match=r"No block and no head owns 'layer9.conv.weight'"):
         blocks_of(model).owner("layer9.conv.weight")
+
+
+@pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning")  # torch's own, in torch.compile
+def test_a_wrapper_is_no_network() -> None:
+    model = create_model("test_resnet", classes=2)
+    for wrapper, inside in ((nn.DataParallel(model), "module"), (torch.compile(model), "_orig_mod")):
+        with pytest.raises(BlocksError, match=rf"stands round one, .*give the network inside, model.{inside}\."):
+            blocks_of(wrapper)

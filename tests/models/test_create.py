@@ -76,6 +76,19 @@ def test_same_padding_of_mobilenet_is_tensorflow_s() -> None:
     assert list(model.state_dict()) == list(symmetric.state_dict())
 
 
+@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "tf_mobilenetv3_small_100", "mobilenetv4_conv_small"])
+def test_padding_of_later_mobilenets(name: str) -> None:
+    for padding, kind in (("same", "Conv2dSame"), ("symmetric", "Conv2d")):
+        assert type(create_model(name, 2, padding=padding, device="meta").conv_stem).__name__ == kind
+
+
+def test_arguments_of_other_types() -> None:
+    with pytest.raises(SpecError, match=r"classes=True of the network 'cbr_tiny': expected a whole number"):
+        create_model("cbr_tiny", True)
+    with pytest.raises(SpecError, match=r"The name of a network is a NoneType, None; expected one of list_models"):
+        create_model(None, 2)  # type: ignore[arg-type]
+
+
 def test_a_transformer_is_built_for_the_size_of_the_images() -> None:
     model = create_model("vit_tiny_patch16_224", classes=2, image_size=64, device="meta").eval()
     assert model(torch.zeros(1, 3, 64, 64, device="meta")).shape == (1, 2)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,31 @@ def test_values_that_are_no_numbers(model: nn.Module) -> None:
     source = trained(model)
     source["layer2.conv.weight"][0] = float("nan")
     with pytest.raises(TransferError, match=r"NaN or infinite values: layer2.conv.weight. Use an earlier checkpoint"):
+        match_weights(model, blocks_of(model), source, body(model))
+
+
+@pytest.mark.parametrize(
+    ("convert", "message"),
+    [
+        (lambda tensor: tensor.to(torch.int8), r"layer2.conv.weight are int8; .*before they were quantised"),
+        (lambda tensor: tensor.to(torch.complex64), r"layer2.conv.weight are complex64; .*convert them"),
+        (lambda tensor: tensor.to_sparse(), r"layer2.conv.weight are sparse_coo; .*to_dense\(\)"),
+        (lambda tensor: tensor.to("meta"), r"layer2.conv.weight are on the meta device; .*device='cpu'"),
+    ],
+)
+def test_what_holds_no_plain_numbers_is_refused(
+    model: nn.Module, convert: Callable[[Tensor], Tensor], message: str
+) -> None:
+    source = trained(model)
+    source["layer2.conv.weight"] = convert(source["layer2.conv.weight"])
+    with pytest.raises(TransferError, match=message):
+        match_weights(model, blocks_of(model), source, body(model))
+
+
+def test_a_prefix_that_nobody_knows_is_named(model: nn.Module) -> None:
+    source = {f"net.encoder_q.{key}": tensor for key, tensor in trained(model).items()}
+    source["net.queue"] = torch.zeros(1)
+    with pytest.raises(TransferError, match=r"there with 'net.encoder_q.' before them: give \{name.removeprefix\('net"):
         match_weights(model, blocks_of(model), source, body(model))
 
 

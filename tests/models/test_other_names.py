@@ -375,7 +375,7 @@ def test_prefixes_and_old_names() -> None:
         ("prefix of DataParallel, DistributedDataParallel or torch.compile removed", 727),
         ("the names of DenseNet of torchvision before 0.3 to timm's", 58 * 12),
     )
-    for prefix in ("model.", "backbone.", "_orig_mod.module."):
+    for prefix in ("model.", "backbone.", "_orig_mod.module.", "model._orig_mod.", "module.model.module."):
         load(ours, {f"{prefix}{key}": value for key, value in state.items()}, "classifier")
     compiled = nn.Sequential()
     compiled.add_module("module", ours)

@@ -289,3 +289,20 @@ def test_a_u_net_wants_encoder_and_decoder_cut_together() -> None:
         truncate(model, blocks, "encoder.layer2", 2)
     with pytest.raises(BlocksError, match=r"'segmentation_head.0' would get a whole map, .*Networks that make maps"):
         truncate(model, blocks, "all", 2)
+
+
+def test_a_network_that_pools_after_its_classifier() -> None:
+    import_timm()
+    from torchvision.models import squeezenet1_1
+
+    model = squeezenet1_1(num_classes=5).eval()
+    body = tuple(f"features.{index}" for index in (0, 3, 4, 6, 7, 9, 10, 11, 12))
+    blocks = Blocks("block", tuple(Block(path, (path,), path) for path in body), ("classifier",))
+    with pytest.raises(
+        BlocksError, match=r"SqueezeNet pools its map \('classifier.3'\) after its classifier .*Use pool='none'"
+    ):
+        truncate(model, blocks, 4, 2)
+    short = truncate(model, blocks, 4, 2, pool="none", image_size=64)
+    with torch.no_grad():
+        features = model.features[:7](images())
+        assert torch.equal(short(images()), short.classifier[1](features))

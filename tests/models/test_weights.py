@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import copy
 import hashlib
+import pickle
 import socket
 from pathlib import Path
 
@@ -84,6 +86,9 @@ def test_damaged_and_foreign_files(tmp_path: Path, state: dict[str, Tensor]) -> 
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(TransferError, match=r"list.pth holds a list, not a state dict"):
         read_weights(tmp_path / "list.pth")
+    save_file({}, tmp_path / "none.safetensors")
+    with pytest.raises(TransferError, match=r"none.safetensors holds no tensors: save model.state_dict"):
+        read_weights(tmp_path / "none.safetensors")
     (tmp_path / "w.h5").touch()
     with pytest.raises(TransferError, match=r"unknown ending '.h5': .*Choices: .safetensors"):
         read_weights(tmp_path / "w.h5")
@@ -189,6 +194,34 @@ def test_weights_are_tensors_with_their_origin_and_cannot_be_changed(tmp_path: P
         weights.name = "another"  # type: ignore[misc]
     with pytest.raises(TypeError):
         weights["conv1.weight"] = torch.zeros(1)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("copied", ["copy", "pickle"])
+def test_weights_are_copied_and_pickled(tmp_path: Path, state: dict[str, Tensor], copied: str) -> None:
+    save_file(state, tmp_path / "mine.safetensors")
+    weights = load_weights(tmp_path / "mine.safetensors")
+    other = copy.deepcopy(weights) if copied == "copy" else pickle.loads(pickle.dumps(weights))
+    assert (other.path, other.sha256) == (weights.path, weights.sha256)
+    assert same(dict(other), dict(weights))
+    assert other["conv1.weight"].data_ptr() != weights["conv1.weight"].data_ptr()
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_file_is_a_file_whatever_its_ending(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    torch.save(state, tmp_path / "upper.PTH")
+    assert same(dict(load_weights("upper.PTH")), state)
+    torch.save(state, tmp_path / "last.ckpt")
+    with pytest.raises(TransferError, match=r"last.ckpt has an unknown ending '.ckpt'.*PyTorch, rename it to .pth"):
+        load_weights("last.ckpt")
+
+
+def test_the_refusal_says_what_the_pickle_wants(tmp_path: Path) -> None:
+    torch.save({"state_dict": Harmful()}, tmp_path / "evil.pth")
+    with pytest.raises(TransferError) as caught:
+        read_weights(tmp_path / "evil.pth")
+    assert "GLOBAL" in str(caught.value)
+    assert "\x1b" not in str(caught.value)
+    assert "two options" not in str(caught.value)
 
 
 @pytest.mark.usefixtures("offline")

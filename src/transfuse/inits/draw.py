@@ -118,7 +118,7 @@ def _fill(entry: Entry, tensor: Tensor, source: Tensor | None, starts: Starts, s
         return Fill(tensor, lambda empty: gabor_(empty, like, gabor.scale))
     if entry.role == "embedding":
         return Fill(tensor, lambda empty: _embedding_(empty, entry, seed))
-    if isinstance(entry.module, LAYERS):
+    if isinstance(entry.module, LAYERS) and entry.role != "other":
         return Fill(tensor, lambda empty: _layer_(empty, entry, scheme, seed))
     reset = starts.by_reset(entry)
     if reset is None:

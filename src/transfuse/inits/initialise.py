@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from transfuse.errors import TransferError
@@ -11,6 +13,7 @@ from transfuse.inits.draw import GaborLike, fill_, fills
 from transfuse.inits.plan import Entry, Options, check_options, default_random, plan
 from transfuse.inits.schemes import RESAMPLED
 from transfuse.models.blocks import Blocks, check_blocks
+from transfuse.models.lora import adapted_layers
 from transfuse.models.matching import match_weights
 from transfuse.models.recalibrate import recalibrate_
 from transfuse.models.transfer import TensorTransfer, Transfer
@@ -23,7 +26,7 @@ def initialise_(
     model: nn.Module,
     blocks: Blocks,
     *,
-    source: Mapping[str, Tensor] | str | None = None,
+    source: Mapping[str, Tensor] | str | Path | None = None,
     depth: int | str = 0,
     rest: str = "random",
     random: str = "default",
@@ -50,17 +53,18 @@ def initialise_(
         source: a state dict, a timm tag, a file of weights, or what `load_weights` returns.
         depth: how many blocks are transferred, or up to which (see `Blocks.depth`); "all" is plain weight transfer.
         rest: layers above: "random", "mean_var", "sampled" or "shuffled" (INIT-1, 3, 4, 5).
-        random: "default": for transformers and ConvNeXt "trunc_normal"; for others convolutions N(0, 2 / fan_out) with
-            fan_out divided by the groups and bias 0, linear layers uniform +-1/sqrt(fan_in) (the published defaults of
-            ResNet, CBR, MobileNet and EfficientNet, except that timm also sets the last batch-norm scale of a residual
-            block to 0). Or "he_fan_out", "glorot_normal", "trunc_normal" (these with biases 0), or "kaiming_uniform",
-            torch's own start of convolutions and linear layers with their biases (INIT-15). Tokens start at random
-            from N(0, 1e-6^2), positions and relative-position biases as trunc_normal, as in timm's ViT and Swin.
+        random: "default": for ViT, DeiT, Swin and ConvNeXt "trunc_normal"; for others convolutions N(0, 2 / fan_out)
+            with fan_out divided by the groups and bias 0, linear layers uniform +-1/sqrt(fan_in) (the published
+            defaults of ResNet, CBR, MobileNet and EfficientNet, except that timm also sets the last batch-norm scale of
+            a residual block to 0). Or "he_fan_out", "glorot_normal", "trunc_normal" (these with biases 0), or
+            "kaiming_uniform", torch's own start of convolutions and linear layers with their biases (INIT-15). Tokens
+            start at random from N(0, 1e-6^2), positions and relative-position biases as trunc_normal, as in timm's ViT
+            and Swin. Other modules of torch reset themselves.
         norm: normalisation layers above: "identity" (scale 1, shift 0, mean 0, variance 1), "mean_var" (each of the
             four vectors resampled, variances at least the source's smallest), "transfer" (INIT-7, 8, 9), or
             "recalibrate": identity, then the statistics of all batch norms, the transferred ones too, measured on
-            `images` with the network's function unchanged. Layer scales follow; their identity is the value that the
-            network was created with.
+            `images` with the network's function unchanged. Layer scales (and the gains of NFNets) follow; their
+            identity is the value that the network was created with.
         biases: biases of convolutions and linear layers above: "rest" (as the weights: the code of M) or "random" (T
             and V resample weights only).
         embeddings: tokens, positions and relative-position biases above, where `rest` draws on the source: "keep" the
@@ -74,9 +78,10 @@ def initialise_(
         first_layer: how a first convolution is fitted to other channels (see `fit_channels`).
         identity_statistics: "accept" takes weights whose batch norm is folded or untrained (see `match_weights`).
         images: for norm="recalibrate": training images (N, C, H, W) as the network gets them, or (images, ...) pairs.
-        seed: of every draw.
+        seed: of every draw, a whole number.
 
-    Raises TransferError for an unknown option, a source that does not fit (listing both sides), is missing or unused.
+    Raises TransferError for an unknown option, a seed that is no whole number, a source that does not fit (listing both
+    sides), is missing or unused, tied weights that would have two treatments, and a network with adapters.
 
     >>> from transfuse.models.blocks import blocks_of
     >>> from transfuse.models.create import create_model
@@ -87,12 +92,25 @@ def initialise_(
     options = Options(rest, random, norm, biases, embeddings, head, gabor_scale)
     check_options(options)
     _check_images(norm, images)
+    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
+        raise TransferError(f"seed={seed!r}: expected a whole number.")
     count = check_blocks(model, blocks).depth(depth)
     target = model.state_dict()
     if any(tensor.is_meta for tensor in target.values()):
         raise TransferError("A network on the meta device has no values to initialise: create it with device='cpu'.")
+    if adapted := adapted_layers(model):
+        raise TransferError(
+            f"The network has adapters ({adapted[0]} and others), which begin as add_lora_() drew them: initialise the "
+            "network first and add adapters then, or fold them in with merge_lora_()."
+        )
     entries = plan(model, blocks, count, options, overrides or {})
-    state = load_weights(source) if isinstance(source, str) else source
+    _check_tied(entries, target)
+    state = load_weights(source) if isinstance(source, str | Path) else source
+    if not (state is None or isinstance(state, Mapping)):
+        raise TransferError(
+            f"source is a {type(state).__name__}; expected a state dict (model.state_dict()), a timm tag, a file of "
+            "weights or what load_weights() returns."
+        )
     needed = _needed(state, entries)
     matched = match_weights(
         model,
@@ -146,6 +164,23 @@ def _check_images(norm: str, images: Images | None) -> None:
         )
     if norm != "recalibrate" and images is not None:
         raise TransferError(f"images are for norm='recalibrate' and norm is {norm!r}: leave them out.")
+
+
+def _check_tied(entries: Sequence[Entry], target: Mapping[str, Tensor]) -> None:
+    """Raises TransferError for one tensor of two names that would be filled twice, by different schemes."""
+    seen: dict[tuple[int, torch.Size], Entry] = {}
+    for entry in entries:
+        tensor = target[entry.name]
+        if entry.scheme == "kept" or not tensor.numel():
+            continue
+        first = seen.setdefault((tensor.data_ptr(), tensor.shape), entry)
+        if first.scheme != entry.scheme:
+            leader, other = (entry, first) if first.scheme == "fresh" else (first, entry)
+            raise TransferError(
+                f"{first.name!r} and {entry.name!r} are one tensor (tied weights), which would be "
+                f"{first.treatment} in {first.block!r} and {entry.treatment} in {entry.block!r}. Take another depth, "
+                f"or give both the same treatment with overrides={{{other.name!r}: {leader.scheme!r}}}."
+            )
 
 
 def _needed(source: Mapping[str, Tensor] | None, entries: Sequence[Entry]) -> list[str]:

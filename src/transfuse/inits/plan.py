@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import nn
 
 from transfuse.errors import TransferError, nearest
-from transfuse.inits.roles import Role, follows_norm, role_of
+from transfuse.inits.roles import Role, role_of
 from transfuse.inits.schemes import (
     BIASES,
     EMBEDDINGS,
@@ -99,6 +99,7 @@ def plan(
     prefix = set(blocks.names[:depth])
     modules = dict(model.named_modules())
     default = default_random(model)
+    norms = {path for path in paths if holds_only_norms(model, blocks, path)}
     entries = []
     for name in model.state_dict():
         module, owner = modules[name.rpartition(".")[0]], blocks.owner(name)
@@ -106,7 +107,10 @@ def plan(
         scheme = _scheme(role, owner, owner in prefix, options)
         override = next((path for path in paths if is_under(name, path) or path == owner), None)
         if override is not None:
-            scheme = _overridden(model, role, name, override, paths[override], scheme, options)
+            wanted = paths[override]
+            kept = role == "embedding" and wanted in RESAMPLED and options.embeddings == "keep" and override != name
+            if role not in ("norm", "scale") or wanted == "transfer" or override in norms:
+                scheme = "transfer" if kept else wanted
         if role == "buffer" and scheme != "transfer":
             scheme = "kept"  # a table of indices or the like, not weights
         entries.append(Entry(name, module, owner, role, default if scheme == "default" else scheme))
@@ -126,14 +130,6 @@ def _scheme(role: Role, owner: str, below: bool, options: Options) -> str:
     return "transfer" if role == "embedding" and options.embeddings == "keep" else options.rest
 
 
-def _overridden(model: nn.Module, role: Role, name: str, path: str, wanted: str, scheme: str, options: Options) -> str:
-    """The scheme of an entry that lies under an override: the override's, where it is meant for its role."""
-    if role in ("norm", "scale") and wanted != "transfer" and not follows_norm(model, path):
-        return scheme
-    kept = role == "embedding" and wanted in RESAMPLED and options.embeddings == "keep" and path != name
-    return "transfer" if kept else wanted
-
-
 def _sorted_overrides(model: nn.Module, blocks: Blocks, overrides: Mapping[str, str]) -> dict[str, str]:
     """The overrides by path, the longest first, each of them checked; Gabor filters by the parameter's own name."""
     known = {*blocks.names, *(name for name, _ in model.named_modules()), *model.state_dict()} - {""}
@@ -143,11 +139,22 @@ def _sorted_overrides(model: nn.Module, blocks: Blocks, overrides: Mapping[str, 
             raise TransferError(
                 f"overrides: the network has no block, module or parameter {path!r}, {nearest(path, known)}"
             )
-        valid = _FOR_NORMS if path not in blocks.names and follows_norm(model, path) else _FOR_OTHERS
+        valid = _FOR_NORMS if holds_only_norms(model, blocks, path) else _FOR_OTHERS
         if scheme not in valid:
             raise TransferError(f"overrides: {path!r} cannot be {scheme!r}, {nearest(scheme, valid)}")
         checked[_gabor_weight(model, blocks, path) if scheme == "gabor" else path] = scheme
     return dict(sorted(checked.items(), key=lambda item: (-item[0].count("."), item[0] in blocks.names)))
+
+
+def holds_only_norms(model: nn.Module, blocks: Blocks, path: str) -> bool:
+    """Whether all that a block, module or parameter holds is treated as the option `norm` says."""
+    modules = dict(model.named_modules())
+    owned = [
+        name
+        for name in model.state_dict()
+        if (blocks.owner(name) == path if path in blocks.names else is_under(name, path))
+    ]
+    return bool(owned) and all(role_of(modules[name.rpartition(".")[0]], name) in ("norm", "scale") for name in owned)
 
 
 def _gabor_weight(model: nn.Module, blocks: Blocks, path: str) -> str:

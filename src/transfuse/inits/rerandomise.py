@@ -6,6 +6,7 @@ from torch import nn
 
 from transfuse.errors import TransferError, nearest
 from transfuse.inits.initialise import initialise_
+from transfuse.inits.plan import holds_only_norms
 from transfuse.models.blocks import Blocks
 from transfuse.models.transfer import Transfer
 
@@ -27,7 +28,7 @@ def rerandomise_(
         scheme: "kaiming_uniform" (torch's own start) or "mean_var" (from the trained tensor's mean and variance).
         seed: of the draws.
 
-    Raises TransferError for an unknown block or scheme.
+    Raises TransferError for an unknown block or scheme, and for a block of normalisation layers only.
 
     >>> from transfuse.models.blocks import blocks_of
     >>> from transfuse.models.create import create_model
@@ -38,6 +39,12 @@ def rerandomise_(
     for what, value, valid in (("block", block, blocks.names), ("scheme", scheme, SCHEMES)):
         if value not in valid:
             raise TransferError(f"Unknown {what} {value!r}: {nearest(value, valid)}")
+    if holds_only_norms(model, blocks, block):
+        others = [name for name in blocks.names if not holds_only_norms(model, blocks, name)]
+        raise TransferError(
+            f"Block {block!r} holds normalisation layers only, which keep what they were trained to, so nothing would "
+            f"be drawn. Choices: {', '.join(others)}"
+        )
     return initialise_(
         model,
         blocks,

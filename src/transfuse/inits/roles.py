@@ -17,8 +17,9 @@ NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 # Identity of a normalisation layer (INIT-7).
 IDENTITY = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0, "num_batches_tracked": 0.0}
 
-# What transformers call the scale of a residual branch, a vector of one number a channel.
-LAYER_SCALES = ("gamma", "gamma_1", "gamma_2")
+# What networks call a learned scale of one number a channel: of a residual branch, and of the weights of a convolution
+# without a norm (timm's NFNets).
+LAYER_SCALES = ("gamma", "gamma_1", "gamma_2", "layer_scale", "scale", "gain", "skipinit_gain")
 
 # Learned inputs and offsets of attention, and the standard deviation with which timm's ViT, DeiT and Swin start them:
 # tokens from N(0, 1e-6^2), the others from a truncated normal distribution.
@@ -48,13 +49,4 @@ def role_of(module: nn.Module, name: str) -> Role:
         return "scale"
     if leaf == "bias" or leaf.endswith("_bias"):
         return "bias"
-    return "weight" if isinstance(module, LAYERS) else "other"
-
-
-def follows_norm(model: nn.Module, path: str) -> bool:
-    """Whether all that a module, parameter or buffer holds is treated as the option `norm` says."""
-    modules = dict(model.named_modules())
-    if path not in modules:
-        return role_of(modules[path.rpartition(".")[0]], path) in ("norm", "scale")
-    names = [f"{path}.{name}" for name in modules[path].state_dict()]
-    return bool(names) and all(role_of(modules[name.rpartition(".")[0]], name) in ("norm", "scale") for name in names)
+    return "weight" if isinstance(module, LAYERS) and leaf == "weight" else "other"

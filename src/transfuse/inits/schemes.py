@@ -88,7 +88,11 @@ def described() -> tuple[tuple[str, str, str], ...]:
         ("rest", "mean_var", "each tensor from N(mean, variance) of the source's tensor (Mean Var; ST)"),
         ("rest", "sampled", "each element drawn from the source tensor's elements, with replacement"),
         ("rest", "shuffled", "a random permutation of the source tensor's elements"),
-        ("random", "default", "as the network was published: he_fan_out for CNNs, trunc_normal for transformers"),
+        (
+            "random",
+            "default",
+            "trunc_normal for ViT, DeiT, Swin and ConvNeXt, otherwise he_fan_out and torch's nn.Linear",
+        ),
         ("random", "he_fan_out", "N(0, 2 / fan_out)"),
         ("random", "glorot_normal", "N(0, 2 / (fan_in + fan_out))"),
         ("random", "trunc_normal", "N(0, 0.02^2), truncated"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from transfuse.errors import TransferError
 from transfuse.inits.plan import Entry
+from transfuse.inits.roles import LAYERS
 from transfuse.models.draws import generator_of
 
 CREATED = "_created_with"  # attribute of a module: {name of a scale: the value throughout it when it was created}
@@ -20,7 +22,8 @@ class Starts:
     """What the modules of a network hold at their start.
 
     Scales without a reset (ConvNeXt's `gamma`) tell their start only as long as they are as created, which no trained
-    one is: the same value throughout. The first initialisation of a network notes that value at the module.
+    one is: the same value throughout. The first initialisation of a network notes that value at the module. A parameter
+    that its module's reset leaves alone has no known start either.
 
     Args:
         entries: the plan.
@@ -32,14 +35,14 @@ class Starts:
         self._seed = seed
         self._states: dict[str, dict[str, Tensor]] = {}
         for entry in entries:
-            if entry.role == "scale" and not _resets(entry.module):
+            if entry.role == "scale":
                 _note(entry, target[entry.name])
 
     def by_reset(self, entry: Entry) -> Tensor | None:
         """An entry after its module's `reset_parameters`, called on a copy of it; None for modules without one."""
         path = entry.name.rpartition(".")[0]
         if path not in self._states:
-            self._states[path] = self._reset(entry.module, path) if _resets(entry.module) else {}
+            self._states[path] = self._reset(entry.module, path) if _reset_of(entry.module) else {}
         return self._states[path].get(entry.leaf)
 
     def of_scale(self, entry: Entry, present: Tensor) -> Tensor:
@@ -56,17 +59,26 @@ class Starts:
 
     def _reset(self, module: nn.Module, path: str) -> dict[str, Tensor]:
         clone: Any = copy.deepcopy(module).to("cpu")
+        with torch.no_grad():
+            for parameter in clone.parameters(recurse=False):
+                if parameter.is_floating_point():
+                    parameter.fill_(math.nan)  # what is still so afterwards was not reset
         state = torch.get_rng_state()
         torch.default_generator.manual_seed(generator_of(self._seed, path).initial_seed())
         try:
-            clone.reset_parameters()
+            getattr(clone, _reset_of(clone))()
         finally:
             torch.set_rng_state(state)
-        return {name: tensor for name, tensor in clone.state_dict().items() if "." not in name}
+        own = {name: tensor for name, tensor in clone.state_dict().items() if "." not in name}
+        return {name: tensor for name, tensor in own.items() if not tensor.isnan().any()}
 
 
-def _resets(module: nn.Module) -> bool:
-    return callable(getattr(module, "reset_parameters", None))
+def _reset_of(module: nn.Module) -> str:
+    """The name of the method by which a module starts anew, "" for none; torch's attention calls it private."""
+    if isinstance(module, LAYERS):  # whose weights and biases have schemes; their reset knows of nothing else
+        return ""
+    names = ("reset_parameters", "_reset_parameters")
+    return next((name for name in names if callable(getattr(module, name, None))), "")
 
 
 def _note(entry: Entry, present: Tensor) -> None:

@@ -133,8 +133,8 @@ def blocks_of(model: nn.Module, level: str = "stage") -> Blocks:
     truncated network has given up (nothing but `nn.Identity` is left of them) are left out.
 
     Raises BlocksError for an unknown level, for a level that the papers do not define for this family, for blocks of
-    a network's own that are no complete partition, and for a network that cannot be cut honestly; the message shows
-    how to give the blocks by hand.
+    a network's own that are no complete partition, for a network that cannot be cut honestly (the message shows how to
+    give the blocks by hand), and for a network inside of `torch.compile` or `DataParallel`.
 
     >>> from transfuse.models.create import create_model
     >>> blocks_of(create_model("cbr_small", classes=5)).names
@@ -150,6 +150,11 @@ def blocks_of(model: nn.Module, level: str = "stage") -> Blocks:
     """
     if level not in LEVELS:
         raise BlocksError(f"Unknown level {level!r}: {nearest(level, LEVELS)}")
+    if inside := _wrapped(model):
+        raise BlocksError(
+            f"{type(model).__name__} is no network but stands round one, whose names and draws would be others: give "
+            f"the network inside, model.{inside}. What is done to that is done to the wrapped one."
+        )
     if callable(own := getattr(model, "transfuse_blocks", None)):
         return check_blocks(model, _present(model, _told(model, own(level), level)))
     family = family_of(model)
@@ -252,6 +257,13 @@ def _empty(module: nn.Module) -> bool:
     children = list(module.children())
     own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
     return bool(children) and not own and all(_empty(child) for child in children)
+
+
+def _wrapped(model: nn.Module) -> str:
+    """The name under which torch.compile, DataParallel or DistributedDataParallel keep a network, "" for others."""
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return "module"
+    return "_orig_mod" if "_orig_mod" in model._modules else ""
 
 
 def family_of(model: nn.Module) -> Family | None:

@@ -24,7 +24,7 @@ from transfuse.models.unet import UNETS, unet
 # V, appendix A: a ResNet whose 7 x 7 convolution and pooling are replaced by one 3 x 3 convolution of stride 1.
 CIFAR_RESNETS = {f"resnet{layers}_cifar": f"resnet{layers}" for layers in (18, 34, 50, 101, 152)}
 
-TIMM_PADDINGS = {"same": "same", "symmetric": ""}  # of the networks of timm.models.efficientnet
+TIMM_PADDINGS = {"same": "same", "symmetric": ""}  # of the networks of timm's `efficientnet` and `mobilenetv3`
 
 Builder = Callable[[], nn.Module]
 
@@ -70,7 +70,7 @@ def create_model(
         channels: input channels.
         spatial_dims: 2 for images, 3 for volumes.
         image_size: side of the images in pixels; needed where the network is built for one size (transformers), and
-            checked where it is too small for the network.
+            checked for the CBR family; others complain in their first forward pass where it is too small.
         padding: "same", "valid" or "same_pool" for the CBR family (see `cbr`), "same" or "symmetric" for MobileNet and
             EfficientNet of timm (weights converted from TensorFlow want "same"); None is the family's own default.
         device: "cpu", or "meta" for a network without memory or values.
@@ -80,9 +80,11 @@ def create_model(
     >>> sum(parameter.numel() for parameter in create_model("cbr_large_t", classes=5).parameters())
     8539173
     """
+    if not isinstance(name, str):
+        raise SpecError(f"The name of a network is a {type(name).__name__}, {name!r}; expected one of list_models().")
     counts = (("classes", classes), ("channels", channels), ("image_size", 1 if image_size is None else image_size))
     for argument, value in counts:
-        if not isinstance(value, int) or value < 1:
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise SpecError(f"{argument}={value!r} of the network {name!r}: expected a whole number of at least 1.")
     if device not in ("cpu", "meta"):
         raise SpecError(f"Unknown device {device!r}: {nearest(device, ('cpu', 'meta'))} (move the network afterwards)")
@@ -197,7 +199,7 @@ def _timm(name: str, classes: int, channels: int, image_size: int | None, paddin
         )
     arguments: dict[str, Any] = {}
     if padding is not None:
-        if not is_model_in_modules(architecture, ["efficientnet"]):
+        if not is_model_in_modules(architecture, ["efficientnet", "mobilenetv3"]):
             raise SpecError(f"padding={padding!r}: {name!r} has no choice of padding, leave it out.")
         if padding not in TIMM_PADDINGS:
             raise SpecError(f"Unknown padding {padding!r} of {name!r}: {nearest(padding, TIMM_PADDINGS)}")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+import importlib.util
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -66,6 +69,56 @@ def _call(
     if not isinstance(model, nn.Module):
         raise SpecError(f"The network {name!r} returned a {type(model).__name__}; expected a torch.nn.Module.")
     return model
+
+
+def source_files(name: str) -> dict[str, Path]:
+    """The source files that the network `package.module:function` is made of, by the names of their modules.
+
+    That is its own module and, followed from import to import, those of the same package (of the same folder, for a
+    module that is in none). An installed one is its own module alone.
+    """
+    first = name.partition(":")[0]
+    file = _file(first)
+    if file is None:
+        return {}
+    package = _file(first.partition(".")[0])
+    folder = package.parent if package is not None and package.name == "__init__.py" else file.parent
+    found = {first: file}
+    waiting = [] if {"site-packages", "dist-packages"} & set(file.parts) else [first]
+    while waiting:
+        module = waiting.pop()
+        for other in _imports(module, found[module]):
+            top = None if other in found else _file(other.partition(".")[0])  # before what is below, which imports it
+            path = _file(other) if top is not None and top.is_relative_to(folder) else None
+            if path is not None and path.is_relative_to(folder):
+                found[other] = path
+                waiting.append(other)
+    return dict(sorted(found.items()))
+
+
+def _imports(module: str, file: Path) -> list[str]:
+    """The modules, and the names that may be modules, that a source file imports."""
+    if file.suffix != ".py":
+        return []
+    names = []
+    package = module.split(".") if file.name == "__init__.py" else module.split(".")[:-1]
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) + 1 - node.level] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    return names
+
+
+def _file(module: str) -> Path | None:
+    """Where the source of a module is; None for one that has no file, or that there is not."""
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError, AttributeError):
+        return None
+    return Path(spec.origin).resolve() if spec is not None and spec.origin and Path(spec.origin).is_file() else None
 
 
 def _callables(module: object) -> list[str]:

@@ -57,7 +57,7 @@ def add_lora_(
     if alpha is not None and not alpha > 0:
         raise BlocksError(f"alpha is {alpha}; expected a number above 0, or None for 2 * rank")
     check_blocks(model, blocks)
-    if _adapted(model):
+    if adapted_layers(model):
         raise BlocksError("The network has adapters already: fold them in with merge_lora_() first")
     paths = _projections(model, blocks, targets)
     if importlib.util.find_spec("peft") is None:
@@ -94,7 +94,7 @@ def merge_lora_(model: nn.Module) -> nn.Module:
     State dict keys are those of the network before `add_lora_`, and what that froze is trainable again. The function is
     the same but for rounding. Raises BlocksError for a network without adapters.
     """
-    adapted = _adapted(model)
+    adapted = adapted_layers(model)
     if not adapted:
         raise BlocksError("The network has no adapters to fold in: add_lora_() adds them")
     for path in adapted:
@@ -120,7 +120,7 @@ def plain_name(key: str) -> str:
     return key.replace(".base_layer.", ".")
 
 
-def _adapted(model: nn.Module) -> list[str]:
+def adapted_layers(model: nn.Module) -> list[str]:
     """The paths of the layers that PEFT put in the place of projections; without PEFT there are none."""
     return [name for name, module in model.named_modules() if hasattr(module, "lora_A") and hasattr(module, "merge")]
 

@@ -62,12 +62,13 @@ def match_weights(
         identity_statistics: "refuse" (default) or "accept" weights that bring batch-norm layers with mean 0 and
             variance 1: their batch norm was folded into the convolutions, or they were never trained.
 
-    Raises TransferError that lists what is missing (-), unexpected (+) and of another shape (~), and for tensors with
-    NaN or infinite values.
+    Raises TransferError that lists what is missing (-), unexpected (+) and of another shape (~), for tensors with NaN
+    or infinite values, and for those that hold no plain numbers (quantised, sparse, complex, on the meta device).
     """
     target = model.state_dict()
     family = family_of(model)
     names = common_names(target, source, family.name if family else None)
+    _check_numbers(target, names, needed)
     first = f"{first_convolution(model)}.weight"
     tensors: dict[str, Tensor] = {}
     excused, fitted = list(names.ignored), []
@@ -112,6 +113,33 @@ def match_weights(
         raise TransferError(f"The weights hold NaN or infinite values: {_few(broken)}. Use an earlier checkpoint.")
     _check_statistics(tensors, identity_statistics)
     return Matched(tensors, first_fitted, tuple(excused), names.renamed, tuple(fitted))
+
+
+def _check_numbers(target: Mapping[str, Tensor], names: CommonNames, needed: Collection[str]) -> None:
+    """Raises TransferError for weights that a conversion of their type would turn into other numbers, or cannot read.
+
+    Integers that stand for weights are quantised: the scale that makes numbers of them is elsewhere.
+    """
+    strange: dict[tuple[str, str], list[str]] = {}
+    quantised = "give the weights as they were before they were quantised"
+    for name in needed:
+        given = names.source.get(names.target[name])
+        if given is None:
+            continue
+        if given.is_meta:
+            kind = ("on the meta device", "they have no values: create the source network with device='cpu'")
+        elif given.layout != torch.strided:
+            kind = (f"{given.layout}", "make them dense with tensor.to_dense()")
+        elif given.is_quantized or (target[name].is_floating_point() and not given.is_floating_point()):
+            kind = (f"{given.dtype}", "convert them" if given.is_complex() else quantised)
+        else:
+            continue
+        strange.setdefault(kind, []).append(name)
+    for (kind_found, cure), found in strange.items():
+        raise TransferError(
+            f"The weights {_few(found)} are {kind_found.removeprefix('torch.')}; expected dense floating-point "
+            f"numbers: {cure}."
+        )
 
 
 def fit_channels(weight: Tensor, channels: int, how: str = "sum") -> Tensor:
@@ -209,9 +237,20 @@ def _cures(
     for pattern, in_source, in_network in ONE_SIDED:
         cures += [in_source] if any(re.search(pattern, name) for name in unexpected) else []
         cures += [in_network] if any(re.search(pattern, name) for name in missing) else []
+    if not cures and (prefix := _prefix(source, missing)):
+        cures.append(
+            f"The names of this network are there with {prefix!r} before them: give {{name.removeprefix({prefix!r}): "
+            f"tensor for name, tensor in weights.items() if name.startswith({prefix!r})}}."
+        )
     if names.spoken and not cures:
         cures.append(f"The source's names are those of {', '.join(names.spoken)}.")
     return cures
+
+
+def _prefix(source: Mapping[str, Tensor], missing: Sequence[str]) -> str:
+    """What stands before every missing name in the source, "" if they are not there."""
+    found = (name.removesuffix(missing[0]) for name in source if missing and name.endswith(f".{missing[0]}"))
+    return next((prefix for prefix in found if all(f"{prefix}{name}" in source for name in missing)), "")
 
 
 def _convolution_sizes(state: Mapping[str, Tensor]) -> set[int]:

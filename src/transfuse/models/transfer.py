@@ -13,8 +13,8 @@ class TensorTransfer(NamedTuple):
     Fields:
         name: the entry.
         block: the block that owns it, or "head".
-        treatment: "transferred", "mean_var", "sampled", "shuffled", "identity", "random", "fresh" (the head) or "kept"
-            (a buffer that no initialisation concerns).
+        treatment: "transferred", "mean_var", "sampled", "shuffled", "gabor", "identity", "recalibrated", "random",
+            "fresh" (the head) or "kept" (a buffer that no initialisation concerns).
         elements: how many numbers it holds.
         parameter: True for a parameter, False for a buffer (batch-norm statistics).
     """

@@ -91,6 +91,12 @@ def truncate(
             "hands its class token to the head; other networks may pool by a function). Use pool='average'."
         )
     heads = head_paths(model, blocks)
+    if pool == "average" and (late := [path for path in heads if _pooled_after(calls, path, pooling)]):
+        raise BlocksError(
+            f"This {type(model).__name__} pools its map ({pooling!r}) after its classifier ({late[0]!r}, a convolution "
+            "over places), so a linear head there would get a whole map. Use pool='none', or in your own network pool "
+            "before the classifier."
+        )
     staying = [path for block in blocks[count:] if block.stays for path in block.paths if path in calls]
     tail = _tail(model, blocks, count, calls, (pooling, *heads, *staying), pooling)
 
@@ -194,6 +200,10 @@ def _pooling(model: nn.Module, blocks: Blocks, calls: dict[str, Call], count: in
             "it was truncated with pool='none'?). Truncate the whole network instead."
         )
     return found
+
+
+def _pooled_after(calls: dict[str, Call], head: str, pooling: str) -> bool:
+    return bool(pooling) and head in calls and calls[pooling].start > calls[head].end
 
 
 def _tail(

@@ -78,6 +78,9 @@ class Weights(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._tensors)
 
+    def __reduce__(self) -> tuple[type[Weights], tuple[WeightsFile, dict[str, Tensor]]]:
+        return Weights, (self._file, dict(self._tensors))  # for copies and pickles: a read-only view has neither
+
     def __repr__(self) -> str:
         return f"Weights({self.name!r}, {len(self)} tensors, {self.path})"
 
@@ -140,7 +143,8 @@ def find_weights(source: str, root: str | Path | None = None) -> WeightsFile:
     for path in candidates:
         if path.is_dir() and (path / RUN_WEIGHTS).is_file():
             return _of_run(source, path)
-    if source.endswith((*SAFE, *PICKLED)) or "/" in source or os.sep in source:
+    named_as_file = source.lower().endswith((*SAFE, *PICKLED)) or "/" in source or os.sep in source
+    if named_as_file or any(path.is_file() for path in candidates):
         for path in candidates:
             if path.is_file():
                 return WeightsFile(source, path, sha256_of(path), None)
@@ -169,22 +173,29 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise TransferError(f"There is no file of weights at {path}.")
-    if path.suffix in SAFE:
+    ending = path.suffix.lower()
+    if ending in SAFE:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         try:
-            return load_file(path, device="cpu")
+            tensors = load_file(path, device="cpu")
         except (SafetensorError, OSError) as error:
             raise TransferError(f"{path} is not a readable safetensors file ({error}): copy it again.") from error
-    if path.suffix not in PICKLED:
-        raise TransferError(f"{path} has an unknown ending {path.suffix!r}: {nearest(path.suffix, (*SAFE, *PICKLED))}")
+        if not tensors:
+            raise TransferError(f"{path} holds no tensors: save model.state_dict().")
+        return tensors
+    if ending not in PICKLED:
+        raise TransferError(
+            f"{path} has an unknown ending {path.suffix!r}: {nearest(path.suffix, (*SAFE, *PICKLED))}. If it is a "
+            "checkpoint of PyTorch, rename it to .pth."
+        )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise TransferError(
             f"{path} is a pickle that would have to run code to be read, or it is damaged, and is refused "
-            f"({_first_line(error)}). Where you trust it, convert it once: "
+            f"({_refusal(error)}). Where you trust it, convert it once: "
             "safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')."
         ) from error
     except Exception as error:  # a damaged pickle raises nearly anything: IndexError, KeyError, struct.error, ...
@@ -263,6 +274,13 @@ def _from_hub(tag: str, repository: str, folder: Path) -> Path:
         f"machine run `hf download {repository} {HUB_FILES[0]}`, then copy that file to "
         f"{folder / f'{tag}.safetensors'} here (or give the path of a .safetensors file as the source)."
     )
+
+
+def _refusal(error: Exception) -> str:
+    """What torch says that the pickle wants, without its advice to read it all the same."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    telling = next((line for line in lines if line.startswith(("WeightsUnpickler error", "Unsupported"))), "")
+    return telling.removeprefix("WeightsUnpickler error: ").partition(". Please use")[0][:160] or _first_line(error)
 
 
 def _first_line(error: Exception) -> str:

@@ -312,7 +312,7 @@ IN_A_BACKBONE = Dialect(
     "",
     "training programs that keep the network as `model` or `backbone`",
     telling=(r"^(model|backbone)\.",),
-    renames=((r"^(model|backbone)\.", ""),),
+    renames=((r"^(model|backbone)\.((module|_orig_mod)\.)*", ""),),  # a network that was wrapped before it was kept
 )
 
 # In this order: a wrapper's prefix comes off before the network is looked at.
