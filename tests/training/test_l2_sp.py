@@ -140,3 +140,7 @@ def test_what_cannot_be_meant_is_refused(network: Network, split: Split) -> None
             Optimizer(l2_sp=value)
     list(fit(network(), split, recipe, steps=1, anchored=[]))  # nothing was transferred: plain weight decay
     list(fit(network(), split, steps=1, anchored=["unknown"]))  # no L2-SP, no question
+    model = network()
+    model.get_parameter("0.weight").requires_grad_(False)
+    with pytest.raises(TrainingError, match=r"none of the 1 entries that were transferred \(the first is '0.weight'\)"):
+        fit(model, split, recipe, steps=1, anchored=["0.weight"])

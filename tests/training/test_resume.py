@@ -83,6 +83,7 @@ def test_a_training_interrupted_at_every_epoch(network: Network, split: Split, t
     for most in range(1, len(expected) + 1):
         seen = run(pieces, split, tmp_path, most)
     assert told(seen) == told(expected)
+    assert [epoch.repeated for epoch in seen] == [True] * (len(seen) - 1) + [False]
     torch.testing.assert_close(state_of(pieces), state_of(whole), rtol=0, atol=0)
     seconds = [epoch.seconds for epoch in seen]
     assert seconds == sorted(seconds)
@@ -123,7 +124,7 @@ def test_killed_between_the_two_files(network: Network, split: Split, tmp_path: 
     (tmp_path / BEST).write_bytes(before)  # last.ckpt has the new best, best.safetensors not yet
     resumed = network()
     epochs = fit(resumed, split, RECIPE, epochs=7, seed=4, checkpoint_dir=tmp_path)
-    next(epochs)
+    assert next(epochs).repeated
     epochs.close()  # type: ignore[attr-defined]
     assert (tmp_path / BEST).read_bytes() == after
     assert told(run(resumed, split, tmp_path)) == told(expected)

@@ -22,11 +22,6 @@ from transfuse.errors import TrainingError, nearest
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
-def channels_last(images: Tensor) -> Tensor:
-    """Images (N, C, H, W) with the channels last in memory, in which convolutions are faster; others as they are."""
-    return images.contiguous(memory_format=torch.channels_last) if images.ndim == 4 else images
-
-
 _T = TypeVar("_T")
 
 
@@ -69,9 +64,11 @@ class Runtime:
             for kind, shared in before.items():
                 kind._shared_state = shared
 
-    def wrap(self, model: nn.Module) -> nn.Module:
+    def wrap(self, model: nn.Module, *, channels_last: bool) -> nn.Module:
         """The module to call in a training step: `model`, on the device, or its data-parallel wrapper."""
-        model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
+        model.to(self.device)
+        if channels_last:
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
         if self.processes == 1:
             return model
         device_ids = [self.device] if self.device.type == "cuda" else None

@@ -25,6 +25,7 @@ class Epoch:
         images_per_second: while training, since the last validation.
         is_best: whether the monitored value is better than all before.
         stop_reason: None, but for the last epoch of a training.
+        repeated: yielded from the record of a training that goes on from a checkpoint.
     """
 
     epoch: float
@@ -36,6 +37,7 @@ class Epoch:
     images_per_second: float
     is_best: bool = False
     stop_reason: str | None = None
+    repeated: bool = field(default=False, compare=False)
 
     def __str__(self) -> str:
         shown = {name: value for name, value in self.validation.items() if "/" not in name and name != "loss"}

@@ -23,7 +23,8 @@ def anchored_parameters(
             out. Of a network with LoRA adapters, the names without them.
         decay_1d: False leaves out tensors with fewer than two dimensions.
 
-    Raises TrainingError for no names, and for a name that the network does not have.
+    Raises TrainingError for no names, for a name that the network does not have, and for names of which none is trained
+    (an empty list says that nothing was transferred, and is none).
     """
     if anchored is None:
         raise TrainingError(
@@ -36,13 +37,19 @@ def anchored_parameters(
         if name not in known:
             raise TrainingError(f"the network has no parameter {name!r} to draw back (anchored): {nearest(name, keys)}")
     wanted = set(anchored)
-    return {
+    drawn = {
         name: parameter
         for name, parameter in model.named_parameters()
         if (name in wanted or plain_name(name) in wanted)
         and parameter.requires_grad
         and (decay_1d or parameter.ndim > 1)
     }
+    if wanted and not drawn:
+        raise TrainingError(
+            f"l2_sp is set, but none of the {len(wanted)} entries that were transferred (the first is "
+            f"{min(wanted)!r}) is a parameter that is trained: freeze less, or leave l2_sp out"
+        )
+    return drawn
 
 
 def draw_back(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter], strength: float) -> None:

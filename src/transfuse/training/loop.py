@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from transfuse.data.splits import Split
 from transfuse.errors import TrainingError
 from transfuse.models.blocks import Blocks
+from transfuse.models.memory_order import channels_last, takes_channels_last
 from transfuse.training import checkpoint
 from transfuse.training.batches import DROPOUT, Batches, make_batches, step_seed
-from transfuse.training.device import Runtime, channels_last, seed_step, training_mode
+from transfuse.training.device import Runtime, seed_step, training_mode
 from transfuse.training.history import Diverged, Epoch, History
 from transfuse.training.identity import digest_of_weights, settings_of
 from transfuse.training.l2_sp import anchored_parameters, draw_back
@@ -45,6 +46,8 @@ def fit(
     checkpoint_dir: str | Path | None = None,
     device: str = "auto",
     frozen_check: Callable[[nn.Module], Any] | None = None,
+    snapshots: Collection[int] = (),
+    keep: Callable[[int, nn.Module], None] | None = None,
 ) -> Iterator[Epoch]:
     """Train `model` on `split.train`; yields an `Epoch` at each validation on `split.val`.
 
@@ -82,6 +85,8 @@ def fit(
         device: `auto`, `cpu`, `cuda` or `mps`.
         frozen_check: a function of the network whose value must not change, such as the output of its frozen blocks on
             a fixed batch; called at the start and at each validation.
+        snapshots, keep: after each of these steps `keep(step, model)` is called, to write the weights down; it must not
+            change the network. A training that goes on from a checkpoint calls it again for the steps it repeats.
 
     Raises:
         TrainingError: arguments that cannot be meant, a checkpoint of another training, of a network that began with
@@ -114,6 +119,7 @@ def fit(
         optimizer=make_optimizer(model, recipe.optimizer, head, blocks, anchored),
         runtime=runtime,
         drawn_back=tuple(drawn_back.values()),
+        keep=dict.fromkeys(snapshots, keep) if keep is not None else {},
     )
     if checkpoint_dir is not None:
         training.folder = Path(checkpoint_dir)
@@ -157,6 +163,8 @@ class _Training:
     optimizer: torch.optim.Optimizer
     runtime: Runtime
     drawn_back: tuple[nn.Parameter, ...] = ()  # by L2-SP
+    keep: dict[int, Callable[[int, nn.Module], None]] = field(default_factory=dict)  # at which steps, and who
+    channels_last: bool = True
     folder: Path | None = None
     settings: dict[str, str] = field(default_factory=dict)
     initial: str = ""  # digest of the weights at the first step, where there is a folder
@@ -166,13 +174,15 @@ class _Training:
 
 def _epochs(training: _Training, frozen_check: Callable[[nn.Module], Any] | None) -> Iterator[Epoch]:
     model, history = training.model, training.history
-    module = training.runtime.wrap(model)
+    image = training.split.train.tensors(np.arange(1)).to(next(model.parameters()).device)
+    training.channels_last = takes_channels_last(model, image)
+    module = training.runtime.wrap(model, channels_last=training.channels_last)
     frozen = None if frozen_check is None else frozen_check(model)
     if training.recipe.optimizer.l2_sp is not None:  # to the present weights, before a checkpoint brings others
         draw_back(training.optimizer, training.drawn_back, training.recipe.optimizer.l2_sp)
     try:
         _resume(training)
-        yield from tuple(history.epochs)
+        yield from tuple(dataclasses.replace(epoch, repeated=True) for epoch in history.epochs)
         while history.stop_reason is None:
             epoch = _train_until(training, module, history.next_validation())
             if frozen_check is not None:
@@ -205,6 +215,8 @@ def _train_until(training: _Training, module: nn.Module, until: int) -> Epoch:
                 total += _finite(training, *unread)
             unread = (step, loss, len(positions))
             images, step = images + len(positions), step + 1
+            if step in training.keep and runtime.is_main:
+                training.keep[step](step, training.model)
         if unread is not None:
             total += _finite(training, *unread)
     trained = time.perf_counter() - started
@@ -226,7 +238,8 @@ def _step(training: _Training, module: nn.Module, step: int, positions: np.ndarr
     """One optimiser step; its loss."""
     runtime, batches, optimizer = training.runtime, training.batches, training.optimizer
     mine = runtime.share(positions)
-    images = channels_last(runtime.to_device(batches.images(mine, step, runtime.process)))
+    images = runtime.to_device(batches.images(mine, step, runtime.process))
+    images = channels_last(images) if training.channels_last else images
     targets = runtime.to_device(batches.targets[torch.from_numpy(mine)])
     for group in optimizer.param_groups:
         group["lr"] = training.history.learning_rate(step, group["base_rate"], reductions)

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from transfuse.data.splits import Part
 from transfuse.errors import TrainingError, nearest
-from transfuse.training.device import channels_last, choose_device, evaluation_mode
+from transfuse.models.memory_order import channels_last, takes_channels_last
+from transfuse.training.device import choose_device, evaluation_mode
 from transfuse.training.losses import loss_name, probabilities_of
 
 CROPS = ("center", "ten")
@@ -94,7 +95,10 @@ def _batches_of_logits(model: nn.Module, part: Part, batch_size: int, crops: str
             count = len(images)
             if crops == "ten":
                 images = _ten_crops(images)
-            logits = model(channels_last(part.normalise(images).to(device))).float().cpu()
+            images = part.normalise(images).to(device)
+            if takes_channels_last(model, images):
+                images = channels_last(images)
+            logits = model(images).float().cpu()
             check_logits(logits, len(images), classes)
             yield logits.reshape(count, 10, classes) if crops == "ten" else logits
 
