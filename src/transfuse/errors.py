@@ -8,8 +8,11 @@
     ├── BlocksError             a network that cannot be cut into an ordered list of blocks as asked
     ├── TransferError           weights that do not fit the network they are meant for
     ├── TrainingError           a training that cannot go on (the record says where and why)
+    ├── AnalysisError           a number that cannot be had from these activations, weights or networks
     ├── StoreError              a results folder that cannot be read or written
     └── ExtraNotInstalled       an optional dependency is missing (the message holds the install command)
+
+AnalysisWarning, a UserWarning, stands beside a number that may mislead: too few samples, batches left out.
 
 Every message names the offending value, what was expected, the nearest valid choice and the cure.
 """
@@ -59,6 +62,14 @@ class TransferError(TransfuseError):
 
 class TrainingError(TransfuseError):
     """A training that cannot go on."""
+
+
+class AnalysisError(TransfuseError, ValueError):
+    """A number that cannot be had from these activations, weights or networks."""
+
+
+class AnalysisWarning(UserWarning):
+    """A number that may mislead, and why."""
 
 
 class StoreError(TransfuseError):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from transfuse.data.canvas import check_request
 from transfuse.data.fundus import FundusPhantom, fundus_grade, fundus_phantom, subpixel_lesions
-from transfuse.data.lesions import GRADES, Findings, dr_grade
+from transfuse.data.lesions import GRADES, KINDS, Findings, dr_grade
 from transfuse.data.natural import NATURAL_CLASSES, NaturalPhantom, natural_label, natural_phantom
 from transfuse.data.textures import (
     SOURCE_CLASSES,
@@ -34,6 +34,7 @@ __all__ = [
     "fundus_phantom",
     "natural_phantom",
     "phantom_labels",
+    "phantom_masks",
     "phantoms",
     "subpixel_lesions",
     "texture_phantom",
@@ -108,6 +109,53 @@ def phantoms(name: str, indices: Iterable[int], *, size: int = 64, seed: int = 0
     for row, index in enumerate(numbers):
         images[row], targets[row] = _draw(name, index, size, seed)
     return PhantomBatch(images, targets, *_ids(name, numbers))
+
+
+def phantom_masks(
+    name: str, indices: Iterable[int], *, size: int = 64, seed: int = 0, kinds: Sequence[str] | None = None
+) -> np.ndarray:
+    """Where in the images of `phantoms` the class is to be seen: the share of each pixel that is covered.
+
+    Of a fundus it is the lesions, of a natural phantom the thing. Lesions smaller than a pixel cover a part of it, so
+    `mask > 0.5` would lose them.
+
+    Args:
+        name: "fundus-phantom" or "natural-phantom".
+        indices: sample numbers, as in `phantoms`; sample id "s000012" has number 12.
+        size: as in `phantoms`.
+        seed: as in `phantoms`.
+        kinds: of a fundus: which kinds of lesions; None takes all. "vessels" and "disc" are no lesions, but have masks.
+
+    Returns:
+        (N, size, size) float32 in [0, 1]; zeros for an eye without lesions.
+
+    Raises:
+        DataError: a phantom without masks, an unknown kind, an impossible index, size or seed.
+
+    >>> masks = phantom_masks("fundus-phantom", range(4), size=64)
+    >>> masks.shape, (masks.max((1, 2)) > 0).tolist()
+    ((4, 64, 64), [True, True, True, True])
+    """
+    _known(name)
+    if name not in ("fundus-phantom", "natural-phantom"):
+        raise DataError(
+            f"{name!r} has no masks: its class lies in the texture; choices: fundus-phantom, natural-phantom"
+        )
+    choices = (*KINDS, "vessels", "disc") if name == "fundus-phantom" else ()
+    wanted = tuple(KINDS if kinds is None else kinds)
+    if kinds is not None and not (wanted and set(wanted) <= set(choices)):
+        unknown = next((kind for kind in wanted if kind not in choices), "")
+        raise DataError(f"{name!r} has no masks of lesions of kind {unknown!r}; {nearest(unknown, choices)}")
+    check_request(0, size, seed)
+    numbers = list(indices)
+    masks = np.empty((len(numbers), size, size), dtype=np.float32)
+    for row, index in enumerate(numbers):
+        if name == "natural-phantom":
+            masks[row] = natural_phantom(index, size=size, seed=seed).mask
+        else:
+            covers = fundus_phantom(index, size=size, seed=seed).masks
+            masks[row] = np.max([covers[kind] for kind in wanted], axis=0)
+    return masks / np.float32(255)
 
 
 def _draw(name: str, index: int, size: int, seed: int) -> tuple[np.ndarray, int]:
