@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from transfuse.report import figures
+from transfuse.report import figures, tables
 from transfuse.report.html import Contents
 from transfuse.report.palette import DARK, DASHES, LIGHT, arm_styles
 from transfuse.results.arms import ArmComparison
@@ -126,3 +126,10 @@ def test_colours_can_be_seen_on_their_page(palette: tuple[str, ...], page: str) 
     for colour in palette:
         high, low = sorted((_luminance(colour), _luminance(page)), reverse=True)
         assert (high + 0.05) / (low + 0.05) >= 3, colour
+
+
+def test_one_seed_is_said_beside_an_interval_that_looks_decided(comparison: Callable[..., Any]) -> None:
+    found = ArmComparison("net", "pretrained", "random", comparison(0.03, 0.02, verdict="undecided", seeds_a=1))
+    assert figures.forest([found])["label"].tolist() == ["+0.030 (+0.010 to +0.050) can't tell: 1 seed"]
+    (row,) = tables.arm_rows("net", ["pretrained"], "random", [], [found], [])
+    assert (row.verdict, row.why) == ("undecided", "1 seed")

@@ -33,10 +33,11 @@ class Ink(NamedTuple):
     muted: str = "#5d6570"
     grid: str = "#e3e6ea"
     band: str = "#e9edf2"
+    page: str = "#ffffff"
 
 
 PAPER_INK = Ink()
-PAGE_INK = Ink("var(--ink)", "var(--muted)", "var(--grid)", "var(--band)")
+PAGE_INK = Ink("var(--ink)", "var(--muted)", "var(--grid)", "var(--band)", "var(--page)")
 
 
 def forest(comparisons: Sequence[ArmComparison]) -> pd.DataFrame:
@@ -52,7 +53,8 @@ def forest(comparisons: Sequence[ArmComparison]) -> pd.DataFrame:
         bounded = defined and math.isfinite(found.low) and math.isfinite(found.high)
         span = f"({phrases.signed(found.low)} to {phrases.signed(found.high)})" if bounded else "(no interval)"
         verdict = str(found.verdict) if defined else "undefined"
-        said = {"undecided": "can't tell"}.get(verdict, verdict)
+        why = phrases.too_few_seeds(found) if defined else ""
+        said = {"undecided": "can't tell"}.get(verdict, verdict) + (f": {why}" if why else "")
         label = f"{phrases.signed(found.difference)} {span} {said}" if defined else said
         place = places[item.model] = places.get(item.model, -1) + 1
         limits = (found.low, found.high) if bounded else (math.nan, math.nan)
@@ -153,17 +155,19 @@ def draw_forest(
     bounds = pd.DataFrame({"low": [-margin], "high": [margin], "zero": [0.0]})
     band = alt.Chart(bounds).mark_rect(color=ink.band).encode(x=alt.X("low:Q"), x2="high:Q")
     zero = alt.Chart(bounds).mark_rule(color=ink.muted, strokeWidth=1).encode(x="zero:Q")
-    span = bounded.mark_rule(strokeWidth=3, strokeCap="round", yOffset=9).encode(x=x, x2="high:Q")
-    dot = defined.mark_point(size=110, filled=True, opacity=1, yOffset=9).encode(x=alt.X("difference:Q"))
+    dashes = alt.StrokeDash("arm:N", scale=_dashes(frame, styles), legend=None)
+    # An interval lies right below its own line of text, and far above the next one's.
+    span = bounded.mark_rule(strokeWidth=3, yOffset=6).encode(x=x, x2="high:Q", strokeDash=dashes)
+    dot = defined.mark_point(size=110, filled=True, opacity=1, yOffset=6).encode(x=alt.X("difference:Q"))
     limit = alt.expr("max(60, width - 240)")  # the numbers keep their room on a narrow page
-    name = base.mark_text(align="left", fontWeight="bold", dy=-10, limit=limit, color=ink.text).encode(
+    name = base.mark_text(align="left", fontWeight="bold", dy=-9, limit=limit, color=ink.text).encode(
         x=alt.value(2), text="title:N"
     )
-    text = base.mark_text(align="right", dy=-10, color=ink.text).encode(
+    text = base.mark_text(align="right", dy=-9, color=ink.text).encode(
         x=alt.value(alt.expr("width - 2")), text="label:N"
     )
     chart = alt.layer(band, zero, span, dot, name, text).properties(width=WIDTH, height=height)
-    return _styled(chart, ink)
+    return in_page_style(chart, ink)
 
 
 def draw_learning_curves(
@@ -218,7 +222,7 @@ def draw_learning_curves(
             *layers,
         ]
     chart = alt.layer(*layers).add_params(focus).properties(width=WIDTH, height=CURVE_HEIGHT)
-    return _styled(chart, ink)
+    return in_page_style(chart, ink)
 
 
 def _present(frame: pd.DataFrame, styles: Mapping[str, Style]) -> list[str]:
@@ -240,7 +244,8 @@ def _dashes(frame: pd.DataFrame, styles: Mapping[str, Style]) -> Any:
     return alt.Scale(domain=names, range=[list(styles[name].dash) for name in names])
 
 
-def _styled(chart: Any, ink: Ink) -> altair.LayerChart:
+def in_page_style(chart: Any, ink: Ink) -> altair.LayerChart:
+    """The chart with the report's type, lines and colours."""
     styled: altair.LayerChart = (
         chart.configure(background="transparent", font="system-ui, sans-serif", padding=2)
         .configure_view(stroke=None)
