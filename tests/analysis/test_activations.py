@@ -225,6 +225,21 @@ def test_the_windows_of_a_swin_are_put_together_image_by_image() -> None:
     torch.testing.assert_close(together[name][1], alone[name][0], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("size", [56, 44])  # 14 x 14 tokens in whole windows of 7 x 7, 11 x 11 that are padded
+@pytest.mark.parametrize("network", ["swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256"])
+@pytest.mark.parametrize("block", [0, 1])  # the second one rolls the map before it cuts it
+def test_the_tokens_of_windows_stand_in_the_order_of_the_image(network: str, size: int, block: int) -> None:
+    swin = create_model(network, classes=2, image_size=size).eval()
+    around, x = swin.get_submodule(f"layers.0.blocks.{block}"), images(2, size=size)
+    inputs: list[Tensor] = []
+    handle = around.register_forward_pre_hook(lambda _, given: inputs.append(given[0].clone()))
+    found = activations(swin, [x], [f"layers.0.blocks.{block}.attn"])[f"layers.0.blocks.{block}.attn"]
+    handle.remove()
+    with torch.no_grad():
+        expected = around._attn(around.norm1(inputs[-1]) if network.startswith("swin_") else inputs[-1])
+    torch.testing.assert_close(found, expected.flatten(1, 2), atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("network", "size", "level"),
     [

@@ -270,6 +270,23 @@ def test_grids_that_cannot_be_matched() -> None:
         )
 
 
+def test_patches_of_images_that_are_not_square_are_no_square_grid() -> None:
+    class Patches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cut, self.out = nn.Conv2d(3, 6, 4, stride=4), nn.Linear(6, 6)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.out(self.cut(x).flatten(2).transpose(1, 2))
+
+    model, tall = Patches(), torch.randn(30, 3, 32, 8, generator=torch.Generator().manual_seed(0))  # 8 x 2 patches
+    with pytest.raises(AnalysisError, match="16 patches of images that are not square are no square grid"):
+        cca_matrix(model, model, [tall], ["out"], ["cut"])
+    assert cca_matrix(model, model, [tall], ["out"]).samples == 480
+    square = tall.reshape(30, 3, 16, 16)
+    assert cca_matrix(model, model, [square], ["out"], ["cut"])["out", "cut"] == pytest.approx(1, abs=1e-6)
+
+
 def test_memory_does_not_grow_with_the_number_of_images() -> None:
     import tracemalloc
 

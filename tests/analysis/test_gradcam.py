@@ -272,7 +272,7 @@ def test_errors() -> None:
 
 def test_without_monai(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "monai.visualize.class_activation_maps", None)
-    with pytest.raises(ExtraNotInstalled, match=r"'monai' is needed for Grad-CAM .*pip install 'transfuse\[3d\]'"):
+    with pytest.raises(ExtraNotInstalled, match=r"'monai' is needed for Grad-CAM .*pip install 'transfuse\[gradcam\]'"):
         gradcam(net(), torch.randn(2, 1, 8, 8), "norm")
 
 

@@ -235,3 +235,11 @@ def test_cifar_resnets_of_others_give_their_classifier_too(real_data: Path) -> N
     assert torch.equal(model.state_dict()["fc.weight"], weights["module.linear.weight"])
     assert [count for _, count in matched.renamed] == [len(weights), 2]
     assert sum(parameter.numel() for parameter in model.parameters()) == 269_722
+
+
+def test_weights_of_a_deeper_network_are_named_as_such() -> None:
+    deeper = create_model("resnet32", classes=2, channels=3).state_dict()
+    model = create_model("resnet20", classes=2, channels=3)
+    needed = [name for name in model.state_dict() if not name.startswith("fc.")]
+    with pytest.raises(TransferError, match=r"layer1, layer2, layer3 of the source hold 5, 5, 5 blocks, .* 3, 3, 3\."):
+        match_weights(model, blocks_of(model), deeper, needed)

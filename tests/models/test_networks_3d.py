@@ -117,7 +117,7 @@ def test_names_for_volumes_are_listed() -> None:
         ("resnet51", 3, r"no 'resnet51' for spatial_dims=3: did you mean 'resnet50'"),
         ("cbr_tiny", 3, r"no 'cbr_tiny' for spatial_dims=3"),
         ("unet_resnet34", 3, r"no 'unet_resnet34' for spatial_dims=3"),
-        ("resnext101", 2, r"'resnext101' is a network for volumes: give spatial_dims=3"),
+        ("resnext101", 2, r"'resnext101' is a network for volumes, .*of a study .* spatial_dims=3.*--spatial-dims 3"),
         (
             "resnet18",
             4,

@@ -170,7 +170,7 @@ def test_no_network_is_noticed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("resnet10t", r"'resnet10t' names a network, not weights: .*resnet10t.c3_in1k"),
         ("resnet10t.c3_in1", r"neither a timm tag of weights nor a file: did you mean 'resnet10t.c3_in1k'"),
-        ("no_such_network.x", r"'no_such_network.x' is neither a timm tag of weights nor a file: .*Choices"),
+        ("no_such_network.x", r"'no_such_network.x' is neither a timm tag of weights nor a file: tags look like"),
     ],
 )
 def test_names_that_are_no_tags(source: str, message: str) -> None:
@@ -254,3 +254,20 @@ def test_real_checkpoints_of_others(real_data: Path) -> None:
         state = read_weights(real_data / "weights" / "resnet_cifar10" / name)
         assert all(key.startswith("module.") for key in state)  # as the file has it; matching makes the names fit
         assert sum(tensor.numel() for key, tensor in state.items() if "running_" not in key) == count
+
+
+def test_what_is_no_checkpoint_at_all_is_said_plainly(tmp_path: Path) -> None:
+    (tmp_path / "text.pth").write_text("lorem ipsum")
+    with pytest.raises(TransferError, match=r"text.pth is not .* \(it begins like neither a zip archive nor a pickle"):
+        read_weights(tmp_path / "text.pth")
+    (tmp_path / "empty.pth").touch()
+    with pytest.raises(TransferError, match=r"empty.pth is not .* \(it is empty\)"):
+        read_weights(tmp_path / "empty.pth")
+
+
+def test_the_nearest_file_and_no_unrelated_tags_are_offered(tmp_path: Path) -> None:
+    (tmp_path / "resnet20-12fca82f.th").touch()
+    with pytest.raises(TransferError, match=r"did you mean 'resnet20-12fca82f.th'\?"):
+        find_weights("resnet20-12fca82.th", tmp_path)
+    with pytest.raises(TransferError, match=r"'nothing-like-it' is neither .*: tags look like resnet50.a1_in1k"):
+        find_weights("nothing-like-it", tmp_path)

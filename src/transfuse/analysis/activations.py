@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from transfuse.analysis.views import arranged, features, finite
+from transfuse.analysis.views import VIEWS, arranged, features, finite, put_together
 from transfuse.errors import AnalysisError, nearest
 from transfuse.models.blocks import Blocks, is_under
 from transfuse.models.memory_order import channels_last, takes_channels_last
@@ -52,6 +53,11 @@ class Taps:
         self.model, self.read, self.arrange = model, read, arrange
         self._modules = _tapped(model, blocks)
         self._prefix = {name: _prefix_tokens(model, path) for name, (path, _) in self._modules.items()}
+        self._windows = {
+            name: around
+            for name, (path, module) in self._modules.items()
+            if hasattr(module, "window_size") and hasattr(around := _around(model, path), "shift_size")
+        }
         self._calls: dict[str, int] | None = None
 
     @property
@@ -64,14 +70,18 @@ class Taps:
         """How many tokens of a block's output are no patches: class and distillation tokens, registers."""
         return self._prefix[name if name in self._prefix else name.rpartition(":")[0]]
 
-    def features(self, name: str, output: Tensor, view: str) -> Tensor:
+    def features(self, name: str, output: Tensor, view: str, choices: Sequence[str] = VIEWS) -> Tensor:
         """`features` of an arranged output; knows how many tokens of this block are no patches."""
-        return features(output, view, prefix_tokens=self.prefix_tokens(name), name=name)
+        return features(output, view, prefix_tokens=self.prefix_tokens(name), name=name, choices=choices)
 
     def run(self, batch: Batch) -> int:
         """One forward pass; returns the number of images N."""
         args, kwargs, count = _arguments(self.model, batch)
         calls = dict.fromkeys(self._modules, 0)
+        spaces: dict[str, tuple[int, int]] = {}
+
+        def enter(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+            return lambda _, inputs: spaces.update({name: tuple(inputs[0].shape[1:3])})
 
         def hook_of(name: str, path: str, module: nn.Module) -> Callable[[nn.Module, Any, Any], None]:
             def hook(_: nn.Module, inputs: Any, output: Any) -> None:
@@ -82,8 +92,9 @@ class Taps:
                         f"block {name!r} gives out {type(output).__name__} without a tensor in it; expected a tensor, "
                         f"or a tuple, list or mapping that holds one. Name a module inside {path!r} instead."
                     )
-                if tensor.ndim == 3 and hasattr(module, "window_size") and tensor.shape[0] % count == 0:
-                    tensor = tensor.reshape(count, -1, tensor.shape[-1])  # a Swin's windows, image after image
+                if tensor.ndim == 3 and name in spaces:
+                    around = self._windows[name]
+                    tensor = put_together(tensor, around.window_size, around.shift_size, spaces[name])
                 if tensor.ndim < 2 or tensor.shape[0] != count:
                     raise AnalysisError(
                         f"block {name!r} gives out shape {tuple(tensor.shape)} for {count} images; expected the images "
@@ -95,10 +106,11 @@ class Taps:
 
             return hook
 
+        entered = (block.register_forward_pre_hook(enter(name)) for name, block in self._windows.items())
         handles = (
             module.register_forward_hook(hook_of(name, path, module)) for name, (path, module) in self._modules.items()
         )
-        with hooked(*handles), undisturbed(self.model), torch.no_grad():
+        with hooked(*entered, *handles), undisturbed(self.model), torch.no_grad():
             self.model(*args, **kwargs)
         if missed := [name for name, times in calls.items() if not times]:
             raise AnalysisError(
@@ -122,6 +134,7 @@ class Activations:
         self._model, self._batches, self._blocks = model, batches, blocks
         self._kept: dict[str, Tensor] | None = None
         _tapped(model, blocks)  # unknown names are told now, not at the first batch
+        checked_batches(batches)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         """For each batch, the outputs by block."""
@@ -133,7 +146,7 @@ class Activations:
             arrange=False,
         )
         empty = True
-        for batch in self._batches:
+        for batch in checked_batches(self._batches):
             outputs.clear()
             taps.run(batch)
             empty = False
@@ -147,6 +160,13 @@ class Activations:
         if name not in kept:
             raise AnalysisError(f"no activations of {name!r}: {nearest(name, kept)}")
         return kept[name]
+
+    def __repr__(self) -> str:
+        names = list(_tapped(self._model, self._blocks))
+        return (
+            f"Activations({type(self._model).__name__}, blocks: {_some(names)}; iterate for each batch's, or take "
+            f"[{names[0]!r}] for all images)"
+        )
 
     def keys(self) -> tuple[str, ...]:
         """The names of the blocks."""
@@ -168,7 +188,7 @@ def activations(model: nn.Module, batches: Iterable[Batch], blocks: Blocks | Seq
     Iterating runs one forward pass a batch (eval mode, no gradients; modes, hooks and random generators are put back)
     and yields copies `{name: output (N, ...)}` as the modules give them out, so memory does not grow with the number of
     images. `activations(...)["layer3"]` concatenates one block's outputs over all images, and `dict(activations(...))`
-    every block's: those are kept in memory.
+    every block's: those are kept in memory. NaN and infinite outputs are given as they are.
 
     Args:
         model: any module.
@@ -191,6 +211,25 @@ NO_BATCHES = (
     "there are no batches; expected at least one. An iterator that was used before is empty: make a new one, or "
     "pass a list or a DataLoader."
 )
+
+
+def checked_batches(batches: Iterable[Any], name: str = "batches", what: str = "images") -> Iterable[Any]:
+    """The batches; AnalysisError for one bare array, which would be gone through sample by sample.
+
+    Args:
+        batches: what was given for them.
+        name: of the argument, for the message.
+        what: what a batch holds, for the message.
+    """
+    if isinstance(batches, Tensor | np.ndarray):
+        cut = f" or {what}.split(64)" if isinstance(batches, Tensor) and what.isidentifier() else ""
+        raise AnalysisError(
+            f"{name} is {'a tensor' if isinstance(batches, Tensor) else 'an array'} of shape {tuple(batches.shape)}, "
+            f"which would be gone through one by one; expected batches: [{what}]{cut}"
+        )
+    if not isinstance(batches, Iterable) and not hasattr(batches, "__getitem__"):
+        raise AnalysisError(f"{name} is {type(batches).__name__}; expected batches: [{what}], or a DataLoader")
+    return batches
 
 
 def images_of_batch(batch: Batch) -> Tensor:
@@ -257,6 +296,11 @@ def _tapped(model: nn.Module, blocks: Blocks | Sequence[str]) -> dict[str, tuple
             f"{nearest(unknown[0], filter(None, modules))}"
         )
     return {name: (path, modules[path]) for name, path in paths.items()}
+
+
+def _around(model: nn.Module, path: str) -> Any:
+    """The module that holds a module: of a Swin's attention the block, which cuts the map into windows."""
+    return model.get_submodule(path.rpartition(".")[0])
 
 
 def _prefix_tokens(model: nn.Module, path: str) -> int:

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from transfuse.analysis.activations import NO_BATCHES, Batch
+from transfuse.analysis.activations import NO_BATCHES, Batch, checked_batches
 from transfuse.analysis.attention_weights import Tokens, show_attention
 from transfuse.errors import AnalysisError, nearest
 
@@ -111,7 +111,7 @@ def mean_attended_distance(
         totals[name] = totals[name] + summed if name in totals else summed
         levels[name] = levels.get(name, np.zeros(1)) + level * len(found)
 
-    for batch in batches:
+    for batch in checked_batches(batches):
         images += show_attention(model, batch, read, patch_size)
     if not images:
         raise AnalysisError(NO_BATCHES)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor, nn
 
-from transfuse.analysis.activations import NO_BATCHES, Batch, Taps
+from transfuse.analysis.activations import NO_BATCHES, Batch, Taps, checked_batches, images_of_batch
 from transfuse.analysis.cca import compare, warn_of_few
 from transfuse.analysis.chance import random_coefficients
 from transfuse.analysis.grids import Grid, common, grid_of, on_grid
@@ -91,7 +91,7 @@ def cca_matrix(
     b = a if one else _Side("model_b", model_b, blocks_a if blocks_b is None else blocks_b, view)
     plan: list[_Cell] = []
     sums: dict[Grid, Moments] = {}
-    for batch in batches:
+    for batch in checked_batches(batches):
         a.run(batch)
         if not one:
             b.run(batch)
@@ -117,6 +117,7 @@ class _Side:
     def __init__(self, side: str, model: nn.Module, blocks: Blocks | Sequence[str], view: str) -> None:
         self._side, self._view = side, view
         self.outputs: dict[str, Tensor] = {}
+        self.images: tuple[int, ...] = ()
         self._grids: dict[str, Grid] = {}
         self._taps = Taps(model, blocks, self._read)
 
@@ -124,7 +125,7 @@ class _Side:
         label = self.label(name)
         finite(label, output)
         # a copy, since a later in-place ReLU would overwrite it
-        seen = output if self._view == "positions" else self._taps.features(name, output, self._view)
+        seen = output if self._view == "positions" else self._taps.features(name, output, self._view, VIEWS)
         seen = seen.clone() if seen.device.type in ("cpu", "cuda") else seen.cpu()
         grid = grid_of(seen)
         if self._grids.setdefault(label, grid) != grid:
@@ -135,6 +136,7 @@ class _Side:
         self.outputs[label] = seen
 
     def run(self, batch: Batch) -> None:
+        self.images = tuple(images_of_batch(batch).shape[2:])
         self.outputs.clear()
         self._taps.run(batch)
 
@@ -165,7 +167,7 @@ def _plan(a: _Side, b: _Side, pairs: str) -> list[_Cell]:
     for (i, one), (j, other) in product(enumerate(a.names), enumerate(b.names)):
         if pairs == "all" or i == j:
             labels = (a.label(one), b.label(other))
-            grid = common(a.grid(one), b.grid(other), labels, (a.prefix(one), b.prefix(other)))
+            grid = common(a.grid(one), b.grid(other), labels, (a.prefix(one), b.prefix(other)), a.images)
             cells.append(_Cell(i, j, grid, one, other))
     return cells
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset, IterableDataset
 
-from transfuse.analysis.activations import Taps
+from transfuse.analysis.activations import NO_BATCHES, Batch, Taps, images_of_batch
 from transfuse.analysis.cca import canonical
 from transfuse.analysis.grids import Grid, common, grid_of, on_grid
 from transfuse.analysis.views import channels_of, finite
@@ -52,7 +53,7 @@ class PatchSimilarity:
 def cca_patches(
     model_a: nn.Module,
     model_b: nn.Module,
-    images: Tensor | np.ndarray,
+    images: Tensor | np.ndarray | Iterable[Batch],
     blocks: Blocks | Sequence[str],
     p: int = 10_000,
     d: int = 64,
@@ -70,7 +71,8 @@ def cca_patches(
     Args:
         model_a: any network. Images go through in eval mode, without gradients.
         model_b: the other; its blocks have the same names.
-        images: (N, C, H, W), brought to the networks' type and device; N at least p for blocks without places.
+        images: (N, C, H, W), or batches of them (a DataLoader's), which are put together in memory; brought to the
+            networks' type and device; N at least p for blocks without places.
         blocks: `blocks_of(model_a)`, or names of modules of both. Where their grids differ, the finer map is averaged
             over areas to the coarser; the class token is left out where tokens go back to a grid.
         p: places a repeat; at least 10 d for a value that means something.
@@ -96,7 +98,7 @@ def cca_patches(
     for name, number in (("p", p), ("d", d), ("repeats", repeats)):
         if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1:
             raise AnalysisError(f"{name} is {number!r}; expected a whole number of at least 1")
-    pictures = images if isinstance(images, Tensor) else torch.as_tensor(np.asarray(images))
+    pictures = _together(images)
     if pictures.ndim < 2 or len(pictures) < 2:
         raise AnalysisError(f"images has shape {tuple(pictures.shape)}; expected at least 2 images, (N, C, H, W)")
     sizes = _sizes(model_a, model_b, pictures[:1], blocks, share_channels)
@@ -114,6 +116,28 @@ def cca_patches(
         for name in sizes:
             found[name].append(_named(name, sides[0][name], sides[1][name]))
     return {name: _summary(found[name], counts[name], sizes[name], d) for name in sizes}
+
+
+def _together(images: Tensor | np.ndarray | Iterable[Batch]) -> Tensor:
+    """(N, C, H, W) of an array or of batches."""
+    if isinstance(images, Tensor):
+        return images
+    if isinstance(images, np.ndarray):
+        return torch.as_tensor(images)
+    single = isinstance(images, Dataset) and not isinstance(images, IterableDataset)
+    if single or isinstance(images, Mapping | str) or not isinstance(images, Iterable):
+        raise AnalysisError(
+            f"images is {type(images).__name__}; expected a tensor (N, C, H, W), or batches of them: "
+            f"{'DataLoader(images, batch_size=64)' if single else 'a list of tensors, or a DataLoader'}"
+        )
+    batches = [torch.as_tensor(b) if isinstance(b, np.ndarray) else images_of_batch(b) for b in images]
+    if not batches:
+        raise AnalysisError(f"images: {NO_BATCHES}")
+    if len(shapes := dict.fromkeys(tuple(batch.shape[1:]) for batch in batches)) > 1:
+        raise AnalysisError(
+            f"images has batches of images of shapes {', '.join(map(str, shapes))}; expected images of one size"
+        )
+    return torch.cat(batches)
 
 
 @dataclass(frozen=True)
@@ -150,7 +174,7 @@ def _sizes(
                 "share the drawn channels; say share_channels=False"
             )
         labels = (f"{name} of model_a", f"{name} of model_b")
-        shared = common(grid, other_grid, labels, (prefix, other_prefix))
+        shared = common(grid, other_grid, labels, (prefix, other_prefix), tuple(one.shape[2:]))
         places = shared[0] if shared[-1:] == (-1,) else math.prod(shared)
         sizes[name] = _Size(shared, places, (width, other_width))
     return sizes

@@ -5,11 +5,11 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from transfuse.analysis.grams import centred_, check_kernel, linear_gram, rbf_gram
+from transfuse.analysis.knn import plain_array
 from transfuse.analysis.similarity import Similarity
 from transfuse.errors import AnalysisError, AnalysisWarning
 
@@ -128,11 +128,26 @@ def _rank(gram: Tensor) -> int:
     return int((values > values[-1] * _RANK**2).sum()) if values[-1] > 0 else 0
 
 
+def tensor_of(name: str, given: Any) -> Tensor:
+    """Features as a tensor without gradients; AnalysisError for arrays that hold no numbers."""
+    if isinstance(given, Tensor):
+        return given.detach()
+    array = plain_array(given)
+    if array.dtype.kind not in "fiubc":
+        raise AnalysisError(f"{name} has type {array.dtype}; expected numbers, features (N, D)")
+    return torch.from_numpy(array)
+
+
 def _features(name: str, given: Any) -> Tensor:
-    features = given.detach() if isinstance(given, Tensor) else torch.as_tensor(np.asarray(given))
+    features = tensor_of(name, given)
     shape = tuple(features.shape)
     if features.is_complex():
         raise AnalysisError(f"{name} is complex; expected real features (N, D)")
+    if features.ndim == 2 and not features.numel():
+        raise AnalysisError(
+            f"{name} has shape {shape}; expected (N, D) with at least {FEWEST[True]} samples and 1 feature: a filter "
+            "or slice that leaves nothing looks so"
+        )
     if features.ndim != 2 or not features.numel():
         raise AnalysisError(
             f"{name} has shape {shape}; expected features (N, D), one row a sample. Flatten what is larger, "

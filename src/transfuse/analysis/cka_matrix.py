@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
-from transfuse.analysis.activations import Batch, Taps, images_of_batch
+from transfuse.analysis.activations import Batch, Taps, checked_batches, images_of_batch
 from transfuse.analysis.cka import FEWEST
 from transfuse.analysis.minibatch_cka import MinibatchCKA
 from transfuse.analysis.similarity import SimilarityMatrix
@@ -75,7 +75,7 @@ def cka_matrix(
     if same := model_a is model_b:
         union = list(dict.fromkeys([*_paths(blocks_a).values(), *_paths(others).values()]))
         sides = [_Side("model_a", model_a, blocks_a if blocks_b is None else union, sums, view)]
-    for batch in batches:
+    for batch in checked_batches(batches):
         images = images_of_batch(batch)
         if images.ndim and len(images) < FEWEST[True]:
             sums.leave_out(len(images))
@@ -100,7 +100,7 @@ class _Side:
         self._taps = Taps(model, blocks, self._read, arrange=view != "flat")
 
     def _read(self, name: str, output: Tensor) -> None:
-        features = output if self._view == "flat" else self._taps.features(name, output, self._view)
+        features = output if self._view == "flat" else self._taps.features(name, output, self._view, VIEWS)
         self._grams[name] = self._sums.gram(f"{name} of {self._side}", features)
 
     def grams(self, batch: Batch) -> dict[str, Tensor]:
@@ -117,11 +117,17 @@ def _noted(side: str, model: nn.Module, batch: Batch) -> Iterator[None]:
     except AnalysisError:
         raise
     except Exception as error:
-        error.add_note(
-            f"cka_matrix gave {side}, {type(model).__name__}, a batch of shape {tuple(images_of_batch(batch).shape)}; "
-            "both networks get the same batches. A network that takes another size can bring its own resizing: "
-            "nn.Sequential(nn.Upsample(size=224), network), whose blocks are then named '1.NAME'."
+        keys = f" with the arguments {', '.join(map(str, batch))}" if isinstance(batch, Mapping) else ""
+        note = (
+            f"cka_matrix gave {side}, {type(model).__name__}, a batch of shape {tuple(images_of_batch(batch).shape)}"
+            f"{keys}; both networks get the same batches."
         )
+        if not isinstance(error, TypeError):
+            note += (
+                " A network that takes another size can bring its own resizing: "
+                "nn.Sequential(nn.Upsample(size=224), network), whose blocks are then named '1.NAME'."
+            )
+        error.add_note(note)
         raise
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from transfuse.analysis.activations import NO_BATCHES, Taps
+from transfuse.analysis.activations import NO_BATCHES, Taps, checked_batches
 from transfuse.analysis.knn import plain_array
 from transfuse.analysis.layerwise_knn import raised
 from transfuse.analysis.moments import Moments
@@ -103,7 +103,7 @@ def gaussian_of(batches: Iterable[ArrayLike | Tensor], name: str = "features") -
     array([2., 1.])
     """
     moments = Moments()
-    for batch in batches:
+    for batch in checked_batches(batches, what="features"):
         moments.add({name: batch if isinstance(batch, Tensor) else plain_array(batch)})
     return _gaussian(moments, name)
 
@@ -139,8 +139,8 @@ def frechet_between(
 
 def _gaussian_at(model: nn.Module, batches: Iterable[Any], block: str, view: str, side: str) -> Gaussian:
     name, moments = f"block {block!r} of {side}", Moments()
-    taps = Taps(model, [block], lambda _, out: moments.add({name: taps.features(block, raised(out), view)}))
-    for batch in batches:
+    taps = Taps(model, [block], lambda _, out: moments.add({name: taps.features(block, raised(out), view, VIEWS)}))
+    for batch in checked_batches(batches, side):
         taps.run(batch)
         if len(taps.names) > 1:
             raise AnalysisError(f"block {block!r} runs {len(taps.names)} times in a pass; name one that runs once")

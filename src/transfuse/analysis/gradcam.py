@@ -22,6 +22,7 @@ from transfuse.models.weightless import hooked
 __all__ = ["MassInside", "gradcam", "gradcam_block", "mass_inside"]
 
 SCALINGS = ("each", "raw")
+_AXES: dict[type, int] = {nn.Conv1d: 3, nn.Conv2d: 4, nn.Conv3d: 5}
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
@@ -236,6 +237,13 @@ def _checked(model: nn.Module, images: Tensor) -> Tensor:
     if not isinstance(images, Tensor) or images.ndim not in (3, 4, 5) or not len(images):
         found = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
         raise AnalysisError(f"images are {found}; expected a tensor (N, C, H, W), or (N, C, D, H, W) of volumes")
+    made = next((_AXES[type(module)] for module in model.modules() if type(module) in _AXES), images.ndim)
+    if made != images.ndim:
+        one = ". One image is a batch of one: images[None]" if made == images.ndim + 1 else ""
+        raise AnalysisError(
+            f"images are {tuple(images.shape)}; expected {made} axes, as {type(model).__name__} has convolutions of "
+            f"{made - 2} of space: (N, C, {'D, H, W' if made == 5 else 'H, W' if made == 4 else 'L'}){one}"
+        )
     if not images.is_floating_point():
         raise AnalysisError(f"images are {images.dtype}; expected floating ones, normalised as the network takes them")
     return images.detach().to(*device_and_type(model))

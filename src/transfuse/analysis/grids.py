@@ -19,11 +19,14 @@ def grid_of(output: Tensor) -> Grid:
     return (output.shape[1], -1) if output.ndim == 3 else tuple(output.shape[2:])
 
 
-def common(a: Grid, b: Grid, names: tuple[str, str], prefix: tuple[int, int] = (0, 0)) -> Grid:
+def common(
+    a: Grid, b: Grid, names: tuple[str, str], prefix: tuple[int, int] = (0, 0), images: tuple[int, ...] = ()
+) -> Grid:
     """The coarser grid of two, axis by axis; () where either has no places.
 
     Tokens stay tokens beside as many tokens; beside a map, or another number of tokens, the patches go back to their
-    square grid and the prefix tokens are left out.
+    square grid and the prefix tokens are left out. `images` is their size in pixels: patches of others than square
+    ones are no square grid, even where their number is a square.
 
     Raises AnalysisError for grids of other dimensions, and for tokens beside others that are no square.
     """
@@ -31,7 +34,8 @@ def common(a: Grid, b: Grid, names: tuple[str, str], prefix: tuple[int, int] = (
         return ()
     if a == b and prefix[0] == prefix[1]:
         return a
-    sizes = [_space(grid, before, name) for grid, before, name in zip((a, b), prefix, names, strict=True)]
+    square = len(set(images)) <= 1
+    sizes = [_space(grid, before, name, square) for grid, before, name in zip((a, b), prefix, names, strict=True)]
     if len(sizes[0]) != len(sizes[1]):
         raise AnalysisError(
             f"{names[0]!r} has places {_text(sizes[0])} and {names[1]!r} {_text(sizes[1])}; expected as many "
@@ -59,15 +63,16 @@ def on_grid(output: Tensor, grid: Grid, prefix: int = 0) -> Tensor:
     return output.movedim(1, -1).reshape(-1, output.shape[1])
 
 
-def _space(grid: Grid, prefix: int, name: str) -> Grid:
+def _space(grid: Grid, prefix: int, name: str, square: bool) -> Grid:
     if grid[-1] != -1:
         return grid
     patches = grid[0] - prefix
     side = math.isqrt(patches)
-    if side * side != patches or not patches:
+    if side * side != patches or not patches or not square:
+        of = "" if square else " of images that are not square"
         raise AnalysisError(
-            f"{name!r} gives out {grid[0]} tokens, {prefix} of them no patches; {patches} patches are no square grid, "
-            "so their places cannot be matched with another block's. Compare images instead: view='pooled'."
+            f"{name!r} gives out {grid[0]} tokens, {prefix} of them no patches; {patches} patches{of} are no square "
+            "grid, so their places cannot be matched with another block's. Compare images instead: view='pooled'."
         )
     return (side, side)
 

@@ -234,10 +234,14 @@ def neighbours_of(k: int, count: int, stacklevel: int) -> int:
 
 
 def plain_array(values: ArrayLike | Tensor) -> np.ndarray:
-    """A writeable array of what may be a tensor on a device."""
+    """A writeable array that torch can take, of what may be a tensor on a device."""
     if isinstance(values, Tensor):
         values = values.detach().cpu()
         values = values.float() if values.dtype == torch.bfloat16 else values
     array = np.ascontiguousarray(values)
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        array = array.astype(np.float64)  # long doubles, which torch does not have
+    elif not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))  # of a file from another kind of machine
     # torch warns about memory that it could write to and must not.
     return array if array.flags.writeable else array.copy()

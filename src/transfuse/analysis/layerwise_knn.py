@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from transfuse.analysis.activations import NO_BATCHES, Taps, finite
+from transfuse.analysis.activations import NO_BATCHES, Taps, checked_batches, finite
 from transfuse.analysis.knn import knn_scores, neighbours_of, plain_array
 from transfuse.errors import AnalysisError, nearest
 from transfuse.metrics import evaluate, find_metric
@@ -134,12 +134,12 @@ def _collect(
     labels: list[np.ndarray] = []
 
     def read(name: str, output: Tensor) -> None:
-        vectors = taps.features(name, raised(finite(name, output)), view)
+        vectors = taps.features(name, raised(finite(name, output)), view, VIEWS)
         # A copy, since a view would keep all of the output, and a later in-place ReLU would overwrite it.
         parts.setdefault(name, []).append(vectors.float().clone())
 
     taps = Taps(model, blocks, read)
-    for batch in batches:
+    for batch in checked_batches(batches, what, "(images, labels)"):
         if isinstance(batch, Tensor | Mapping) or not isinstance(batch, Sequence) or len(batch) < 2:
             raise AnalysisError(f"a batch of the {what} is a {type(batch).__name__}; expected (images, labels)")
         count = taps.run(batch[0])

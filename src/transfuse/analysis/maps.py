@@ -172,6 +172,6 @@ def output_path(model: nn.Module, block: str, blocks: Blocks | None = None) -> s
     if not path or path not in modules:
         raise AnalysisError(
             f"the network {type(model).__name__} has no block and no module {block!r}: "
-            f"{nearest(block, filter(None, (*known, *modules)))}"
+            f"{nearest(block, filter(None, dict.fromkeys((*known, *modules))))}"
         )
     return path

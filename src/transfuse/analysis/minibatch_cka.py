@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from transfuse.analysis.cka import FEWEST
+from transfuse.analysis.cka import FEWEST, tensor_of
 from transfuse.analysis.grams import centred_, check_kernel, linear_gram, rbf_gram
 from transfuse.analysis.similarity import SimilarityMatrix
 from transfuse.analysis.views import finite
@@ -147,8 +147,11 @@ class MinibatchCKA:
         )
         if self._names is None:
             raise AnalysisError(
-                f"there is no batch to compare{f': {left_out}' if self._left_out else ''}. Expected at least one of 4 "
-                "samples or more; an iterator that was used before is empty, so make a new one."
+                f"there is no batch to compare: {left_out}. Expected at least one of 4 samples or more: take more "
+                "images, or larger batches."
+                if self._left_out
+                else "there is no batch to compare. Expected at least one of 4 samples or more; an iterator that was "
+                "used before is empty, so make a new one."
             )
         if self._left_out:
             warnings.warn(
@@ -186,4 +189,4 @@ def _named(features: Mapping[str, Any] | Sequence[Any]) -> dict[str, Tensor]:
             "or a list of arrays: [x]"
         )
     pairs = features.items() if isinstance(features, Mapping) else ((str(i), x) for i, x in enumerate(features))
-    return {name: x.detach() if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x)) for name, x in pairs}
+    return {name: tensor_of(repr(name), x) for name, x in pairs}

@@ -95,7 +95,12 @@ class Moments:
                 self._begin(name, value)
         counts = {len(value) for value in rows.values()}
         for chunk in self._chunks(counts.pop(), rows):
-            self._add({name: value[chunk] for name, value in rows.items()})
+            try:
+                self._add({name: value[chunk] for name, value in rows.items()})
+            except AnalysisError:
+                for name, value in rows.items():
+                    finite(name, value)  # counted in all rows, not in this piece of them
+                raise
 
     def mean(self, name: str) -> Tensor:
         """(D,) float64."""

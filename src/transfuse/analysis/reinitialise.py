@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from transfuse.analysis.activations import undisturbed
 from transfuse.analysis.knn import plain_array
-from transfuse.analysis.states import State, refuse_shared, refuse_unlike, state_of
+from transfuse.analysis.states import State, owned, refuse_shared, refuse_unlike, state_of
 from transfuse.errors import AnalysisError, AnalysisWarning, DataError, nearest
 from transfuse.metrics import Prepared, evaluate, find_metric, prepare
 from transfuse.models.blocks import Blocks, check_blocks
@@ -83,7 +83,7 @@ class Robustness:
 def reinitialise(
     model: nn.Module,
     initial: State,
-    blocks: Blocks,
+    blocks: Blocks | Sequence[str],
     predict: Callable[[nn.Module], ArrayLike | Tensor],
     target: ArrayLike | Tensor,
     *,
@@ -107,7 +107,7 @@ def reinitialise(
     Args:
         model: the fine-tuned network.
         initial: the network or its state dict right before fine-tuning; a copy.
-        blocks: its blocks at any level.
+        blocks: its blocks at any level; or names of modules, of which each is put back in turn, without a head.
         predict: the network -> scores `(N,)` or `(N, C)` of the same samples in the same order each time.
         target: `(N,)` class indices, or `(N, C)` of 0, 1, NaN.
         metric: key of `transfuse.metrics.METRICS`.
@@ -148,7 +148,7 @@ def reinitialise(
             raise AnalysisError(f"{name}: {problem}") from None
 
     (whole, base), *others = _each(model, initial, blocks, measure)
-    names = (*blocks.names, "head")
+    names = _names(blocks)
     replicates = replicates if number > 1 else 0
     drops = sign * _differences(base, [prepared for _, prepared in others], number, replicates, seed)
     if replicates and number < FEWEST:
@@ -165,14 +165,14 @@ def reinitialise(
 
 
 def reinitialise_score(
-    model: nn.Module, initial: State, blocks: Blocks, score: Callable[[nn.Module], float]
+    model: nn.Module, initial: State, blocks: Blocks | Sequence[str], score: Callable[[nn.Module], float]
 ) -> Robustness:
     """Re-initialisation robustness of any score, without intervals; see `reinitialise`.
 
     Args:
         model: the fine-tuned network.
         initial: the network or its state dict right before fine-tuning; a copy.
-        blocks: its blocks at any level.
+        blocks: its blocks at any level, or names of modules.
         score: the network -> a number, of which more is better.
 
     Raises:
@@ -193,14 +193,13 @@ def reinitialise_score(
 
     whole, *others = _each(model, initial, blocks, measure)
     items = (
-        Forgotten(name, value, whole - value, None, None)
-        for name, value in zip((*blocks.names, "head"), others, strict=True)
+        Forgotten(name, value, whole - value, None, None) for name, value in zip(_names(blocks), others, strict=True)
     )
     return Robustness(whole, tuple(items), "score")
 
 
 @contextmanager
-def put_back(model: nn.Module, initial: State, blocks: Blocks, block: str) -> Iterator[nn.Module]:
+def put_back(model: nn.Module, initial: State, blocks: Blocks | Sequence[str], block: str) -> Iterator[nn.Module]:
     """The network with one block (or "head") in its initial state and in eval mode; afterwards it is as it was.
 
     Raises:
@@ -213,18 +212,21 @@ def put_back(model: nn.Module, initial: State, blocks: Blocks, block: str) -> It
     ...     changed[0].weight.sum().item()
     0.0
     """
-    names = (*blocks.names, "head")
-    if block not in names:
-        raise AnalysisError(f"there is no block {block!r}; {nearest(block, names)}")
-    check_blocks(model, blocks)
     state, source = model.state_dict(), state_of(initial)
+    entries = dict.fromkeys([*state, *source])
+    if not isinstance(blocks, Blocks):
+        entries = dict.fromkeys(name for mine in owned(blocks, entries).values() for name in mine)
+    if block not in (names := _names(blocks)):
+        raise AnalysisError(f"there is no block {block!r}; {nearest(block, names)}")
+    if isinstance(blocks, Blocks):
+        check_blocks(model, blocks)
     refuse_shared(source, state, "initial", "the network")
-    refuse_unlike(source, state, state, "initial", "the network")
+    refuse_unlike(source, state, entries, "initial", "the network")
+    back = owned(blocks, entries)[block]
     with _kept(model):
         with torch.no_grad():
-            for name, tensor in state.items():
-                if blocks.owner(name) == block:
-                    tensor.copy_(source[name])
+            for name in back:
+                state[name].copy_(source[name])
         yield model
 
 
@@ -242,10 +244,17 @@ def _kept(model: nn.Module) -> Iterator[None]:
                 tensor.copy_(copy)
 
 
-def _each(model: nn.Module, initial: State, blocks: Blocks, measure: Callable[[str], T]) -> list[T]:
+def _names(blocks: Blocks | Sequence[str]) -> tuple[str, ...]:
+    """What is put back in turn: the blocks and the head, or the modules that were named."""
+    if isinstance(blocks, Blocks):
+        return (*blocks.names, "head")
+    return (blocks,) if isinstance(blocks, str) else tuple(dict.fromkeys(str(name) for name in blocks))
+
+
+def _each(model: nn.Module, initial: State, blocks: Blocks | Sequence[str], measure: Callable[[str], T]) -> list[T]:
     """What `measure(name for messages)` finds on the whole network, then with each block and the head put back."""
-    names = (*blocks.names, "head")
-    with put_back(model, initial, blocks, "head"):
+    names = _names(blocks)
+    with put_back(model, initial, blocks, names[-1] if names else ""):
         pass  # what does not fit is said before the first evaluation
     with _kept(model):
         found = [measure("the whole network")]

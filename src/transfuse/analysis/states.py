@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor, nn
 
-from transfuse.errors import AnalysisError
+from transfuse.errors import AnalysisError, nearest
+from transfuse.models.blocks import Blocks, is_under
 
-__all__ = ["State", "refuse_shared", "refuse_unlike", "state_of"]
+__all__ = ["State", "owned", "refuse_shared", "refuse_unlike", "state_of"]
 
 State = nn.Module | Mapping[str, Tensor]
 
@@ -20,6 +21,34 @@ def state_of(side: State) -> Mapping[str, Tensor]:
     if not isinstance(side, Mapping) or not all(isinstance(tensor, Tensor) for tensor in side.values()) or not side:
         raise AnalysisError(f"a {type(side).__name__} is no network; expected a module or a state dict of tensors")
     return side
+
+
+def owned(blocks: Blocks | Sequence[str], entries: Iterable[str]) -> dict[str, list[str]]:
+    """Block name -> the entries of a state dict that it owns, in order; of `Blocks` the head's too, last.
+
+    Names of modules own what lies under them, by whole parts of the path, and leave the rest alone.
+
+    Raises AnalysisError for no names and a name under which nothing lies, BlocksError for an entry that no block owns.
+
+    >>> owned(["conv", "act.0"], ["conv.weight", "conv.bias", "act.0.weight", "act.01.weight"])
+    {'conv': ['conv.weight', 'conv.bias'], 'act.0': ['act.0.weight']}
+    """
+    entries = list(entries)
+    if isinstance(blocks, Blocks):
+        parts: dict[str, list[str]] = {name: [] for name in (*blocks.names, "head")}
+        for entry in entries:
+            parts[blocks.owner(entry)].append(entry)
+        return parts
+    if isinstance(blocks, str) or not blocks:
+        raise AnalysisError(f"blocks is {blocks!r}; expected blocks_of(model), or names of modules: ['layer1', 'fc']")
+    parts = {str(name): [entry for entry in entries if is_under(entry, str(name))] for name in blocks}
+    if empty := [name for name, mine in parts.items() if not mine]:
+        holders = dict.fromkeys(entry.rpartition(".")[0] for entry in entries)
+        around = [".".join(path.split(".")[: depth + 1]) for path in holders for depth in range(path.count(".") + 1)]
+        raise AnalysisError(
+            f"the network has no weights under {empty[0]!r}: {nearest(empty[0], filter(None, dict.fromkeys(around)))}"
+        )
+    return parts
 
 
 def refuse_shared(first: Mapping[str, Tensor], last: Mapping[str, Tensor], one: str, other: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -12,7 +14,14 @@ from transfuse.errors import AnalysisError, nearest
 VIEWS = ("pooled", "positions", "flat", "cls", "patches", "both")
 
 
-def features(output: Tensor, view: str = "pooled", *, prefix_tokens: int = 0, name: str = "") -> Tensor:
+def features(
+    output: Tensor,
+    view: str = "pooled",
+    *,
+    prefix_tokens: int = 0,
+    name: str = "",
+    choices: Sequence[str] = VIEWS,
+) -> Tensor:
     """What is compared of a block's output: (N, D), or (N * positions, C).
 
     Outputs (N, C) are themselves, maps are (N, C, *space), tokens (N, T, C) of which the first `prefix_tokens` are no
@@ -35,12 +44,12 @@ def features(output: Tensor, view: str = "pooled", *, prefix_tokens: int = 0, na
         raise AnalysisError(
             f"view {view!r} needs a class token, and {f'block {name!r}' if name else 'this output'} of shape "
             f"{tuple(output.shape)} has none; expected tokens (N, T, C) of a transformer with one. "
-            "Choices without: pooled, positions, flat."
+            f"Choices without: {_of_maps(choices)}."
         )
     if view == "patches" and output.ndim != 3:
         raise AnalysisError(
             f"view 'patches' needs tokens (N, T, C), and {f'block {name!r}' if name else 'this output'} has shape "
-            f"{tuple(output.shape)}. Choices for maps: pooled, positions, flat."
+            f"{tuple(output.shape)}. Choices for maps: {_of_maps(choices)}."
         )
     if output.ndim == 2:
         return output
@@ -54,6 +63,10 @@ def features(output: Tensor, view: str = "pooled", *, prefix_tokens: int = 0, na
         patches = output[:, prefix_tokens:].mean(1)
         return torch.cat([output[:, 0], patches], 1) if view == "both" else patches
     return output.flatten(2).mean(2)
+
+
+def _of_maps(choices: Sequence[str]) -> str:
+    return ", ".join(view for view in ("pooled", "positions", "flat") if view in choices)
 
 
 def channels_of(output: Tensor) -> int:
@@ -83,6 +96,22 @@ def arranged(module: nn.Module, output: Tensor) -> Tensor:
     if output.ndim == 3:
         return output if last else output.transpose(1, 2)
     return output.movedim(-1, 1) if last else output
+
+
+def put_together(windows: Tensor, window: tuple[int, int], shift: tuple[int, int], space: tuple[int, int]) -> Tensor:
+    """A Swin's windows as tokens (N, H * W, C) in the order of the image, without what pads it to whole windows.
+
+    Args:
+        windows: (N * windows, h * w, C), as its attention gives them out.
+        window: (h, w) of a window.
+        shift: by which the map was rolled before it was cut.
+        space: (H, W) of the map.
+    """
+    (high, wide), channels = window, windows.shape[-1]
+    down, across = -(-space[0] // high), -(-space[1] // wide)
+    cut = windows.reshape(-1, down, across, high, wide, channels)
+    whole = cut.transpose(2, 3).reshape(-1, down * high, across * wide, channels)[:, : space[0], : space[1]]
+    return whole.roll(tuple(shift), (1, 2)).flatten(1, 2)
 
 
 def _channels_are_last(module: nn.Module, output: Tensor) -> bool:

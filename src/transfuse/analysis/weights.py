@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from transfuse.analysis.knn import plain_array
-from transfuse.analysis.states import State, refuse_shared, refuse_unlike, state_of
+from transfuse.analysis.states import State, owned, refuse_shared, refuse_unlike, state_of
 from transfuse.errors import AnalysisError, nearest
 from transfuse.inits.roles import IDENTITY, role_of
 from transfuse.models.blocks import Blocks
@@ -36,7 +36,9 @@ class Moved(NamedTuple):
     weights: int
 
 
-def l2_distance(before: State, after: State, blocks: Blocks, *, reduce: str = "concatenated") -> dict[str, Moved]:
+def l2_distance(
+    before: State, after: State, blocks: Blocks | Sequence[str], *, reduce: str = "concatenated"
+) -> dict[str, Moved]:
     """How far the weights of every block and of the head moved: `|W_before - W_after|_2 / N`, N the block's weights.
 
     Matsoukas et al. 2022, appendix D (figures 4 and 17). The parameters of norm layers and all buffers are left out, as
@@ -49,7 +51,7 @@ def l2_distance(before: State, after: State, blocks: Blocks, *, reduce: str = "c
         after: the network or its state dict after training. Give one of the two as a network: that tells its norm
             layers for certain. Of two state dicts, one-dimensional entries called `weight`, the `bias` beside them and
             what stands beside a `running_mean` are taken for norms.
-        blocks: the network's blocks at any level.
+        blocks: the network's blocks at any level; or names of modules: only those are compared, and no head.
         reduce: "concatenated" (default, the text): the norm of all the block's tensors together, over their number of
             weights; "tensor_mean" (the authors' code): the mean over tensors of each one's norm over its own number.
 
@@ -74,21 +76,32 @@ def l2_distance(before: State, after: State, blocks: Blocks, *, reduce: str = "c
     refuse_shared(first, last, "before", "after")
     network = next((side for side in (after, before) if isinstance(side, nn.Module)), None)
     names = _weights_of_module(network) if network is not None else _weights_of_state(last)
-    refuse_unlike(first, last, names, "before", "after")
-    parts: dict[str, list[tuple[float, int]]] = {name: [] for name in (*blocks.names, "head")}
-    for name in names:
-        one, other = first[name].detach().double().cpu(), last[name].detach().double().cpu()
-        squares = float((one - other).square().sum())
-        if not math.isfinite(squares):
-            raise AnalysisError(f"{name!r} holds NaN or infinite weights; expected finite ones: use another checkpoint")
-        parts[blocks.owner(name)].append((squares, one.numel()))
+    theirs = first if network is after or network is None else last
+    alone = [name for name in _weights_of_state(theirs) if name not in (last if theirs is first else first)]
+    if isinstance(blocks, Blocks):
+        refuse_unlike(first, last, [*names, *alone], "before", "after")
+        parts = owned(blocks, names)
+    else:
+        entries = owned(blocks, dict.fromkeys([*first, *last]))
+        wanted = {*names, *alone}
+        parts = {block: [name for name in mine if name in wanted] for block, mine in entries.items()}
+        refuse_unlike(first, last, dict.fromkeys(name for mine in parts.values() for name in mine), "before", "after")
     moved = {}
-    for block, tensors in parts.items():
+    for block, mine in parts.items():
+        tensors = [_change(name, first[name], last[name]) for name in mine]
         if count := sum(size for _, size in tensors):
             together = math.sqrt(sum(squares for squares, _ in tensors)) / count
             apart = sum(math.sqrt(squares) / size for squares, size in tensors) / len(tensors)
             moved[block] = Moved(together if reduce == "concatenated" else apart, count)
     return moved
+
+
+def _change(name: str, before: Tensor, after: Tensor) -> tuple[float, int]:
+    """The sum of squares of what changed, and the number of weights."""
+    squares = float((before.detach().double().cpu() - after.detach().double().cpu()).square().sum())
+    if not math.isfinite(squares):
+        raise AnalysisError(f"{name!r} holds NaN or infinite weights; expected finite ones: use another checkpoint")
+    return squares, before.numel()
 
 
 @dataclass(frozen=True)

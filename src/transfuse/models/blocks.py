@@ -174,7 +174,8 @@ def blocks_of(model: nn.Module, level: str = "stage") -> Blocks:
         parts = generic_blocks(model, nested=level != "stage")
         if isinstance(parts, str):
             raise BlocksError(
-                f"The network {type(model).__name__} cannot be cut into blocks by itself: {parts}.\n{BY_HAND}"
+                f"The network {type(model).__name__} cannot be cut into blocks by itself: {parts}.\n{BY_HAND}\n"
+                "To look inside (transfuse.analysis) a list of module names is enough: ['conv1', 'layer2']."
             )
         items = tuple(Block(part.name, part.paths, part.output) for part in parts.items)
         head = parts.head

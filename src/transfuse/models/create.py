@@ -185,7 +185,10 @@ def _timm(name: str, classes: int, channels: int, image_size: int | None, paddin
     architecture, _, tag = known.partition(".")
     if not is_model(architecture):
         if name in NETWORKS_3D:
-            raise SpecError(f"{name!r} is a network for volumes: give spatial_dims=3.")
+            raise SpecError(
+                f"{name!r} is a network for volumes, and those of a study are for images: in Python give "
+                "create_model(..., spatial_dims=3), on the command line --spatial-dims 3."
+            )
         close = difflib.get_close_matches(name, [*_own_names(), *_timm_names()], n=6, cutoff=0.5)
         choices = dict.fromkeys([*close, *CBR_NETWORKS, *OWN, *UNETS])
         raise SpecError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -242,9 +242,30 @@ def _cures(
             f"The names of this network are there with {prefix!r} before them: give {{name.removeprefix({prefix!r}): "
             f"tensor for name, tensor in weights.items() if name.startswith({prefix!r})}}."
         )
+    cures += _other_depth(names)
     if names.spoken and not cures:
         cures.append(f"The source's names are those of {', '.join(names.spoken)}.")
     return cures
+
+
+def _other_depth(names: CommonNames) -> list[str]:
+    """That the source is the same network with more or fewer blocks, as names that count them say."""
+
+    def counted(state: Iterable[str]) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for name in state:
+            if part := re.search(r"\.(\d+)\.", name):
+                stem = name[: part.start()]
+                found[stem] = max(found.get(stem, 0), int(part[1]) + 1)
+        return found
+
+    theirs, ours = counted(names.source), counted(names.target.values())
+    differ = [stem for stem in ours if stem in theirs and theirs[stem] != ours[stem]]
+    if not differ:
+        return []
+    source, network = (", ".join(str(counts[stem]) for stem in differ[:6]) for counts in (theirs, ours))
+    stems = ", ".join(differ[:6])
+    return [f"Another depth: {stems} of the source hold {source} blocks, and those of this network {network}."]
 
 
 def _prefix(source: Mapping[str, Tensor], missing: Sequence[str]) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import os
 import pickle
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -155,7 +156,7 @@ def find_weights(source: str, root: str | Path | None = None) -> WeightsFile:
                 )
         raise TransferError(
             f"There is no file of weights {source!r}. Looked at: {', '.join(str(path) for path in candidates)}. "
-            "Give an absolute path, or one below `root` or $TRANSFUSE_DATA."
+            f"{_beside(candidates)}Give an absolute path, or one below `root` or $TRANSFUSE_DATA."
         )
     config = _timm_tag(source)
     for path in (folder / f"{source}.safetensors" for folder in folders):
@@ -193,13 +194,19 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        if _is_none(path):
+            raise TransferError(
+                f"{path} is not a readable checkpoint ({_unreadable(path, error)}): copy it again."
+            ) from error
         raise TransferError(
             f"{path} is a pickle that would have to run code to be read, or it is damaged, and is refused "
             f"({_refusal(error)}). Where you trust it, convert it once: "
             "safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')."
         ) from error
     except Exception as error:  # a damaged pickle raises nearly anything: IndexError, KeyError, struct.error, ...
-        raise TransferError(f"{path} is not a readable checkpoint ({_first_line(error)}): copy it again.") from error
+        raise TransferError(
+            f"{path} is not a readable checkpoint ({_unreadable(path, error)}): copy it again."
+        ) from error
     return _unwrap(content, path)
 
 
@@ -251,9 +258,19 @@ def _timm_tag(source: str) -> Any:
     tags = list_pretrained(f"{architecture}.*")
     if source in tags:
         return get_pretrained_cfg(source)
-    choices = tags or list_pretrained()
     what = "names a network, not weights" if tags and not tag else "is neither a timm tag of weights nor a file"
-    raise TransferError(f"The source {source!r} {what}: {nearest(source, choices)}")
+    close = tags or difflib.get_close_matches(source, list_pretrained(), n=6, cutoff=0.5)
+    choices = nearest(source, close) if close else "tags look like resnet50.a1_in1k"
+    raise TransferError(
+        f"The source {source!r} {what}: {choices}. A file is a path that ends in {', '.join((*SAFE, *PICKLED))}."
+    )
+
+
+def _beside(candidates: Sequence[Path]) -> str:
+    """The files of weights where one was looked for in vain, the nearest name first."""
+    folders = dict.fromkeys(path.parent for path in candidates if path.parent.is_dir())
+    files = {path.name for folder in folders for path in folder.iterdir() if path.suffix.lower() in (*SAFE, *PICKLED)}
+    return f"Beside it: {nearest(candidates[0].name, sorted(files), most=8)}. " if files else ""
 
 
 def _from_hub(tag: str, repository: str, folder: Path) -> Path:
@@ -272,7 +289,8 @@ def _from_hub(tag: str, repository: str, folder: Path) -> Path:
     raise TransferError(
         f"The weights {tag!r} are not in the Hugging Face cache and cannot be fetched ({reason}). On a connected "
         f"machine run `hf download {repository} {HUB_FILES[0]}`, then copy that file to "
-        f"{folder / f'{tag}.safetensors'} here (or give the path of a .safetensors file as the source)."
+        f"{folder / f'{tag}.safetensors'} here (or give the path of a .safetensors file as the source). They "
+        f"fit the network {tag.partition('.')[0]} only."
     )
 
 
@@ -281,6 +299,22 @@ def _refusal(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines()]
     telling = next((line for line in lines if line.startswith(("WeightsUnpickler error", "Unsupported"))), "")
     return telling.removeprefix("WeightsUnpickler error: ").partition(". Please use")[0][:160] or _first_line(error)
+
+
+def _is_none(path: Path) -> bool:
+    """Whether a file is surely no checkpoint: it begins like neither a zip archive nor a pickle of protocol 2 on."""
+    with path.open("rb") as file:
+        begin = file.read(2)
+    return begin != b"PK" and begin[:1] != b"\x80"
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    """Why a file could not be read, where the error itself says no more than a number or its name."""
+    if not path.stat().st_size:
+        return "it is empty"
+    if _is_none(path):
+        return "it begins like neither a zip archive nor a pickle, of which checkpoints are made"
+    return _first_line(error) if isinstance(error, OSError | RuntimeError) else f"{type(error).__name__}, it is damaged"
 
 
 def _first_line(error: Exception) -> str:
