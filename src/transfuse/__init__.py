@@ -15,6 +15,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from transfuse.analysis import (
+        activations,
+        cca,
+        cca_matrix,
+        cca_patches,
+        cka,
+        cka_matrix,
+        gradcam,
+        knn_scores,
+        pwcca,
+        svcca,
+    )
     from transfuse.data import open_dataset, split_by_patient
     from transfuse.errors import TransfuseError
     from transfuse.inits import initialise_, rerandomise_
@@ -34,6 +46,7 @@ if TYPE_CHECKING:
         truncate,
         tune_only_,
     )
+    from transfuse.report.heatmaps import heatmap
     from transfuse.results.statistics import compare, estimate
     from transfuse.training import Optimizer, Recipe, Schedule, Stopping, fit, predict
 
@@ -45,24 +58,35 @@ _HOMES = {
     "Schedule": "training",
     "Stopping": "training",
     "TransfuseError": "errors",
+    "activations": "analysis",
     "add_lora_": "models",
     "blocks_of": "models",
+    "cca": "analysis",
+    "cca_matrix": "analysis",
+    "cca_patches": "analysis",
+    "cka": "analysis",
+    "cka_matrix": "analysis",
     "compare": "results.statistics",
     "create_model": "models",
     "estimate": "results.statistics",
     "evaluate": "metrics",
     "fit": "training",
     "freeze_": "models",
+    "gradcam": "analysis",
+    "heatmap": "report.heatmaps",
     "initialise_": "inits",
+    "knn_scores": "analysis",
     "list_models": "models",
     "load_weights": "models",
     "merge_lora_": "models",
     "open_dataset": "data",
     "predict": "training",
+    "pwcca": "analysis",
     "recalibrate_": "models",
     "rerandomise_": "inits",
     "slim": "models",
     "split_by_patient": "data",
+    "svcca": "analysis",
     "truncate": "models",
     "tune_only_": "models",
 }
@@ -75,24 +99,35 @@ __all__ = [
     "Schedule",
     "Stopping",
     "TransfuseError",
+    "activations",
     "add_lora_",
     "blocks_of",
+    "cca",
+    "cca_matrix",
+    "cca_patches",
+    "cka",
+    "cka_matrix",
     "compare",
     "create_model",
     "estimate",
     "evaluate",
     "fit",
     "freeze_",
+    "gradcam",
+    "heatmap",
     "initialise_",
+    "knn_scores",
     "list_models",
     "load_weights",
     "merge_lora_",
     "open_dataset",
     "predict",
+    "pwcca",
     "recalibrate_",
     "rerandomise_",
     "slim",
     "split_by_patient",
+    "svcca",
     "truncate",
     "tune_only_",
 ]

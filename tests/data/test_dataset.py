@@ -92,6 +92,20 @@ def test_unknown_names_and_paths(
         open_dataset("slides.svs")
 
 
+def test_only_what_may_be_data_is_offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = tmp_path / "here"
+    (here / "photos").mkdir(parents=True)
+    monkeypatch.chdir(here)
+    monkeypatch.delenv("TRANSFUSE_DATA", raising=False)
+    for name in ("CHANGELOG.md", "scan.npz", "README.md", "grades.csv"):
+        (here / name).write_text("")
+    with pytest.raises(DataError, match=r"Choices: grades\.csv, photos, scan\.npz$"):
+        open_dataset("nothing.like")
+    with pytest.raises(DataError, match=r"ImageNet is not shipped: .*FOLDER/train/n01440764/\*\.JPEG") as caught:
+        open_dataset("imagenet")
+    assert "CHANGELOG" not in str(caught.value)
+
+
 def test_where_paths_are_looked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_npz: Callable[..., Path]
 ) -> None:

@@ -132,7 +132,10 @@ def test_a_patient_in_two_official_parts(write_table: Write) -> None:
     ]
     path = write_table(("image", "label", "patient", "part"), rows)
     dataset = open_dataset(str(path), part_column="part")
-    with pytest.raises(DataError, match=r"1 patient\(s\) are in both train and val: p0\. .*Cure: official=False"):
+    with pytest.raises(
+        DataError,
+        match=r"1 patient\(s\) are in both train and val: p0\. .*Cure: official_split: false \(.*official=False\)",
+    ):
         split_by_patient(dataset)
     assert len(split_by_patient(dataset, official=False).train) > 0
 
@@ -178,8 +181,8 @@ def test_duplicates_across_parts(write_npz: Write) -> None:
     )
     noted = split_by_patient(dataset)
     assert len(noted.train) == 24
-    assert "a leak. Cure: duplicates='drop'" in noted.notes[-1]
-    with pytest.raises(DataError, match=rf"tiny: {found}\. Cure: duplicates='drop'"):
+    assert "a leak. Cure: duplicates: drop" in noted.notes[-1]
+    with pytest.raises(DataError, match=rf"tiny: {found}\. Cure: duplicates: drop"):
         split_by_patient(dataset, duplicates="raise")
     dropped = split_by_patient(dataset, duplicates="drop")
     assert set(range(24)) - set(dropped.train.indices.tolist()) == {3, 5}

@@ -170,7 +170,7 @@ def test_wrong_columns(write_table: Write, arguments: dict, message: str) -> Non
         ),
         (
             "photo,label\n0.png,a\n",
-            r"image_column is not given and no column is called image or .*Cure: image_column=<one of 'photo'",
+            r"image_column is not given and .*Cure: name it by image_column \(.*--image-column\); there are 'photo'",
         ),
         ("image,outcome\n0.png,a\n", r"label_columns is not given and no column is called label"),
         (

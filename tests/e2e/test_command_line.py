@@ -69,7 +69,7 @@ def test_a_study_from_start_to_report_and_again(tmp_path: Path, study_file: Stud
     study = study_file()
     checked = transfuse("check", study, cwd=tmp_path)
     assert checked.returncode == 0, checked.stderr
-    assert "6 runs (1 networks x 3 arms x 2 seeds) and 1 source runs" in checked.stdout
+    assert "6 runs (1 network x 3 arms x 2 seeds) and 1 source run" in checked.stdout
 
     first = transfuse("run", study, "--workers", 1, cwd=tmp_path)
     assert first.returncode == 0, first.stdout + first.stderr
@@ -232,5 +232,5 @@ def test_blocks_of_a_network_are_shown(tmp_path: Path) -> None:
 def test_data_are_described(tmp_path: Path, tiny_npz: Path) -> None:
     found = transfuse("data", "inspect", tiny_npz, "--size", 16, cwd=tmp_path)
     assert found.returncode == 0, found.stderr
-    assert "120 images" in found.stdout
+    assert "120 images, patients unknown" in found.stdout
     assert "Without patient ids" in found.stdout

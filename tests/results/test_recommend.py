@@ -439,3 +439,75 @@ def test_a_study_of_one_arm_says_what_it_measured_and_compares_nothing() -> None
     assert "a on fundus-phantom has one arm, random weights: test accuracy 0.794. There is nothing" in found.sentence
     assert "test accuracy 0.824" in found.sentence
     assert recommend(study, []).headline == "No result yet."
+
+
+TWO_SOURCES: dict[str, Any] = {
+    **STUDY,
+    "models": {"small": {"weights": "run:x"}},
+    "sources": {"x": {}, "y": {}, "probe": {}, "later": {"init": {"depth": "all", "weights": "run:y"}}},
+    "arms": {
+        **ARMS,
+        "of_y": {"weights": "run:y", "rest": "mean_var"},
+        "lp_ft": {"weights": "run:probe", "depth": "all"},
+        "whole": {"depth": "all", "head": "source"},
+        "of_later": {"weights": "run:later", "depth": "all"},
+    },
+}
+
+
+def test_no_part_of_the_gain_is_claimed_between_different_weights_or_heads() -> None:
+    rows = [
+        against("helps", "pretrained", "of_y"),
+        against("helps", "lp_ft", "of_y"),
+        against("helps", "middle", "lp_ft"),
+        against("helps", "whole", "mean_var"),
+    ]
+    assert recommend(TWO_SOURCES, rows).reasons == ()
+    (reason,) = recommend(TWO_SOURCES, [against("helps", "of_y", "random")]).reasons
+    assert reason.startswith("Weight scale: the mean and variance of the pretrained weights alone")
+    assert "(Mean Var weights of source y against random weights: " in reason
+
+
+def test_an_arm_with_its_own_weights_or_head_is_named_by_them() -> None:
+    said = arms.subjects(TWO_SOURCES["arms"])
+    assert said["pretrained"] == "pretrained weights"
+    assert said["lp_ft"] == "pretrained weights of source probe"
+    assert said["whole"] == "pretrained weights with the source's head"
+    own = arms.subjects({"fast": {"depth": "all", "weights": "w/net.pth", "learning_rate": 0.01}, "random": {}})
+    assert own["fast"] == "pretrained weights of net.pth at learning rate 0.01"
+
+
+def test_several_comparisons_of_one_part_are_one_line() -> None:
+    rows = [
+        against("helps", "pretrained", "random"),
+        against("undecided", "middle", "pretrained", **UNSURE),
+        against("undecided", "layer1", "pretrained", **UNSURE),
+        against("hurts", "stem", "pretrained"),
+    ]
+    study = {**STUDY, "arms": {**ARMS, "stem": {"depth": "stem"}, "layer1": {"depth": "layer1"}}}
+    (upper,) = recommend(study, rows).reasons
+    assert upper.startswith(
+        "Upper layers: whether the lower layers are enough can't be told (pretrained weights up to the middle against"
+    )
+    assert "; pretrained weights up to layer1 against pretrained weights: +0.004" in upper
+    assert "; the lower layers are not enough: transferring all of them is better (pretrained weights up to" in upper
+
+
+def test_weights_from_a_file_and_from_a_source_are_each_named() -> None:
+    runs = runs_table(
+        *((arm, 0, "finished") for arm in ("random", "pretrained", "middle", "lp_ft")),
+        weights=[None, "nets/r20.th", "nets/r20.th", "run:probe"],
+        source_run=[None, None, None, "abc"],
+    )
+    text = "\n".join(recommend(STUDY, [against("helps")], runs=runs).caveats)
+    assert "All transferred weights" not in text
+    assert "The weights of lp_ft come from one source training (probe): the interval does not hold" in text
+    assert "The verdict on pretrained and middle is about one set of pretrained weights (nets/r20.th), not" in text
+
+
+def test_a_lost_source_takes_only_the_arms_along_that_rest_on_it() -> None:
+    failures = [missing("failed", "y", role="source", reason="disk full")]
+    caveats = recommend(TWO_SOURCES, [against("helps")], failures=failures).caveats
+    assert "Source training y failed: disk full; the arms that start from it (of_y and of_later) have no result." in (
+        caveats
+    )

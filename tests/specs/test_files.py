@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from transfuse.errors import SpecError
 from transfuse.specs import StudySpec, load_study, read_yaml, study_from, to_yaml
-from transfuse.specs.study import Augmentation, Metric
+from transfuse.specs.salvage import ANY, readable_part
+from transfuse.specs.study import BOUNDS, Augmentation, Metric
 
 SMALL = """
 name: small
@@ -49,7 +50,7 @@ seeds: x
         "baseline: 'rnd' is not an arm",
         "models.small.weights: 'run:x' names no source; there are none",
         "data.sise: unknown key; did you mean 'size'?",
-        "data.size: expected a valid integer, found '64'",
+        "data.size: expected a whole number, found '64'",
         "data: count is 3; expected at least 10 images",
         "data: fractions are [0.5, 0.5, 0.5]; expected three positive shares",
         "arms.mean_var.rest: 'mean_vr' is unknown; did you mean 'mean_var'?",
@@ -57,11 +58,11 @@ seeds: x
         "arms.mean_var: depth is -1; expected 0 or more blocks",
         "train.optimizer.name: 'adm' is unknown; did you mean 'adam'?",
         "train.monitor: 'aurc' is unknown; did you mean 'auroc'?",
-        "train.validate_every: expected a valid integer or a valid number, found 'x'",
+        "train.validate_every: expected a whole number or a number, found 'x'",
         "train: give the length of the training as either epochs or steps",
         "train: batch_size is 1; batch norm needs at least 2 images",
         "metrc: unknown key; did you mean 'metric'?",
-        "seeds: expected a valid integer or a valid array, found 'x'",
+        "seeds: expected a whole number or a list, e.g. [0, 1, 2], found 'x'",
     ):
         assert part in message, f"{part!r} not in:\n{message}"
 
@@ -75,11 +76,21 @@ seeds: x
         ({"seeds": [1, 1]}, "expected a positive number of seeds, or a list of different ones"),
         ({"seeds": 0}, "expected a positive number of seeds"),
         ({"models": {"a": {"name": "cbr_tiny", "weights": "run:natura"}}}, "names no source; did you mean 'natural'?"),
-        ({"models": {"a": {"name": "cbr_tiny"}}}, "models.a.weights: missing, but the arm pretrained need pretrained"),
+        ({"models": {"a": {"name": "cbr_tiny"}}}, "models.a.weights: missing, but the arm pretrained needs pretrained"),
         ({"models": {}}, "models: none given"),
         ({"arms": {}}, "arms: none given"),
         ({"name": "a/b"}, "name: 'a/b' names a folder"),
-        ({"train": {"steps": 10, "epochs": 1}}, "either epochs or steps"),
+        ({"train": {"steps": 10, "epochs": 1}}, "epochs is 1.0 and steps is 10; give the length of the training as"),
+        ({"train": {}}, "give the length of the training as either epochs or steps, e.g. epochs: 20"),
+        ({"margin": 5}, "margin: 5.0 leaves no two arms apart: auroc lies between 0 and 1"),
+        ({"threshold": 2}, "threshold: 2.0 is no value that training can reach: auroc lies between 0 and 1"),
+        ({"metric": "kappa", "threshold": -1.5}, "kappa lies between -1 and 1"),
+        ({"name": None}, "name: expected text, e.g. my-study, found nothing"),
+        ({"train": 5}, "train: expected a mapping, e.g. {epochs: 20}, found 5"),
+        ({"pairs": "pretrained"}, "pairs: expected a list, e.g. [[pretrained, mean_var]], found 'pretrained'"),
+        ({"pairs": [["pretrained"]]}, 'pairs.0: expected a longer list, e.g. [pretrained, mean_var], found ["pretrain'),
+        ({"arms": {"random": {"tune": "layer1"}}}, "arms.random.tune: expected a list, e.g. [layer1], found 'layer1'"),
+        ({"models": {"a": "resnet18"}}, "models.a: expected a mapping, e.g. {name: resnet50}, found 'resnet18'"),
         ({"train": {"steps": 10, "schedule": {"name": "step"}}}, "a step schedule needs milestones"),
         ({"train": {"steps": 10, "schedule": {"milestones": [3.0]}}}, "milestones go with the step schedule"),
         ({"train": {"steps": 10, "optimizer": {"nesterov": True}}}, "nesterov goes with sgd, not with adam"),
@@ -92,6 +103,47 @@ seeds: x
 )
 def test_impossible_combinations_name_the_cure(changes: dict[str, object], expected: str) -> None:
     assert expected in problems_of(SMALL, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "keys"),
+    [
+        ({"train": {"steps": 10, "optimizer": {"learning_rate": -1.0}}}, ["train.optimizer"]),
+        ({"train": {"steps": 10, "optimizer": {"nam": "adam"}}}, ["train.optimizer.nam"]),
+        ({"train": {"optimizer": {"learning_rate": -1.0}, "steps": 1, "batch_size": 1}}, ["train.optimizer", "train"]),
+        ({"train": 5}, ["train"]),
+        ({"train": None}, ["train"]),
+        ({"data": "table.csv", "baseline": "rnd"}, ["data", "baseline"]),
+        ({"models": {"a": "resnet18"}}, ["models.a", "sources.natural"]),
+        ({"models": {"a": {"name": 3, "weights": "run:natural"}}}, ["models.a.name"]),
+        ({"pairs": [["pretrained"]], "margin": -1.0}, ["pairs.0", "margin"]),
+        ({"sources": {"natural": 5}}, ["sources.natural"]),
+        ({"sources": {"natural": {"train": {"steps": 1}, "init": {"depth": -1}}}}, ["sources.natural.init"]),
+        ({"analyses": [{"what": "knn", "k": -1}], "baseline": "rnd"}, ["analyses.0", "baseline"]),
+        ({"arms": {"random": {}, "x": {"weights": "run:natural"}}}, ["arms.x"]),
+    ],
+)
+def test_no_mistake_is_invented_and_none_hidden_by_another(changes: dict[str, object], keys: list[str]) -> None:
+    with pytest.raises(SpecError) as caught:
+        study_from({**read_yaml(SMALL), **changes})
+    assert [problem.partition(":")[0] for problem in caught.value.problems] == keys
+
+
+def test_metrics_have_the_bounds_that_margins_are_held_against() -> None:
+    from transfuse.metrics import METRICS
+
+    assert {name: metric.bounds for name, metric in METRICS.items()} == {
+        name: BOUNDS.get(name, (0.0, 1.0)) for name in METRICS
+    }
+
+
+@pytest.mark.parametrize("text", ["1e4", "1e-4", "no", "true", "2024-01-01", "010", "null", "1_000", "~", "1.5", "on"])
+def test_words_that_look_like_something_else_survive_yaml(text: str) -> None:
+    content = read_yaml(SMALL)
+    content["data"] |= {"name": text, "label_columns": [text]}
+    content["arms"] = {text: {}, "random": {}, "pretrained": {"depth": "all"}}
+    study = study_from(content)
+    assert study_from(read_yaml(to_yaml(study))) == study
 
 
 def test_a_study_survives_yaml() -> None:
@@ -198,6 +250,18 @@ def test_names_listed_in_the_specs_are_the_names_that_exist() -> None:
 
     assert set(typing.get_args(Metric)) == set(METRICS)
     assert set(typing.get_args(Augmentation)) == set(AUGMENTATIONS)
+
+
+def test_what_can_be_read_of_a_file_with_mistakes_is_a_study() -> None:
+    content = read_yaml(SMALL)
+    content["arms"] |= {"broken": {"dept": 1}, "sweep": {"freeze": "every"}}
+    content |= {"metric": "aurc", "baseline": "rnd", "train": 5, "sources": {}}
+    part = readable_part(content)
+    assert part is not None
+    assert list(part.arms) == ["random", "pretrained", "sweep"]
+    assert (part.models["tiny"].weights, list(part.sources)) == (f"run:{ANY}", [ANY])
+    assert readable_part({**content, "data": 5}) is None
+    assert readable_part({**content, "models": {"tiny": 5}}) is None
 
 
 def test_seeds_may_be_a_number_or_a_list() -> None:

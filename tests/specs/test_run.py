@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from transfuse.errors import SpecError
 from transfuse.specs import NUMERICS_VERSION, DataSpec, InitSpec, ModelSpec, RunSpec, ScheduleSpec, TrainSpec
 from transfuse.study.sources import open_data
 
@@ -117,6 +118,45 @@ def test_a_random_start_does_not_depend_on_the_weights_settings() -> None:
     """The random baseline is shared by studies that differ only in their pretrained weights."""
     random = replace(RUN, init=InitSpec(), weights_sha256=None)
     assert replace(random, model=replace(RUN.model, first_layer="first", weights=None)).run_id == random.run_id
+
+
+def test_statistics_that_are_measured_otherwise_than_before_are_another_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    recalibrated = replace(RUN, init=InitSpec(depth="all", norm="recalibrate"))
+    before = recalibrated.run_id, RUN.run_id
+    monkeypatch.setattr("transfuse.specs.run._RECALIBRATION", 99)
+    assert recalibrated.run_id != before[0]
+    assert RUN.run_id == before[1]
+
+
+@pytest.mark.parametrize(
+    ("arm", "expected"),
+    [
+        ({"l2_sp": 0.1}, "and nothing is transferred; give depth, e.g. depth: all, or leave l2_sp out"),
+        ({"rest": "mean_var", "embeddings": "resample", "l2_sp": 0.1}, "nothing that is transferred is trained"),
+        ({"depth": "all", "freeze": "all", "l2_sp": 0.1}, "nothing that is transferred is trained; freeze less"),
+        ({"depth": "layer2", "freeze": "layer2", "l2_sp": 0.1}, "nothing that is transferred is trained"),
+        ({"depth": "all", "lora": 4, "l2_sp": 0.1}, "nothing that is transferred is trained"),
+    ],
+)
+def test_l2_sp_that_can_do_nothing_is_refused(arm: dict[str, Any], expected: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        InitSpec(**arm)
+    assert expected in str(caught.value)
+    assert "l2_sp is 0.1" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "arm",
+    [
+        {"depth": "all"},
+        {"depth": "layer3", "freeze": "layer2"},
+        {"overrides": {"conv1": "transfer"}},
+        {"rest": "mean_var", "norm": "transfer"},
+        {"depth": "all", "freeze": "all", "head": "source"},
+    ],
+)
+def test_l2_sp_that_draws_something_back_is_not(arm: dict[str, Any]) -> None:
+    assert InitSpec(**arm, l2_sp=0.1).l2_sp == 0.1
 
 
 def test_it_is_stable() -> None:

@@ -6,18 +6,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from transfuse.errors import SpecError
 from transfuse.models import blocks_of, create_model
 from transfuse.results.store import RunRecord, Store
-from transfuse.specs import StudySpec
+from transfuse.specs import DataSpec, StudySpec
 from transfuse.study.events import Event, Failed
 from transfuse.study.expand import without_repeats
 from transfuse.study.plan import check, plan
-from transfuse.study.run import do_run
+from transfuse.study.run import do_run, training_images
+from transfuse.study.sources import open_data, split_data
 
 MakeStudy = Callable[..., StudySpec]
 State = dict[str, Tensor]
@@ -108,6 +111,26 @@ def test_recalibrated_statistics_are_of_the_training_images(done, weights: Path)
     assert "recalibrated" in {row["treatment"] for row in record.transfer}
 
 
+def test_recalibration_sees_every_class_though_files_lie_class_by_class(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A random choice of the training images, the same for the same seed, and not just the first of the folder."""
+    labels = np.repeat([0, 1], 30)
+    images = np.broadcast_to((labels * 200 + np.tile(np.arange(30), 2))[:, None, None], (60, 16, 16)).astype(np.uint8)
+    arrays = {
+        f"{part}_{what}": a for part in ("train", "val", "test") for what, a in (("images", images), ("labels", labels))
+    }
+    np.savez(tmp_path / "sorted.npz", **arrays)
+    spec = DataSpec(name=str(tmp_path / "sorted.npz"), size=16)
+    split = split_data(spec, open_data(spec))
+    monkeypatch.setattr("transfuse.study.run.RECALIBRATION_IMAGES", 20)
+    chosen = [torch.cat(list(training_images(split, seed))) for seed in (0, 0, 1)]
+    assert torch.equal(chosen[0], chosen[1])
+    assert not torch.equal(chosen[0], chosen[2])
+    assert len(chosen[0]) == len(chosen[0].unique(dim=0)) == 20
+    assert 5 <= int((chosen[0].mean(dim=(1, 2, 3)) > 1).sum()) <= 15
+
+
 def test_gabor_filters_have_the_magnitude_of_the_networks_weights(done, weights: Path) -> None:  # type: ignore[no-untyped-def]
     _, before, _ = done({"overrides": {"layer1.conv": "gabor"}})
     filters, source = before["layer1.conv.weight"], load_file(weights)["layer1.conv.weight"]
@@ -136,6 +159,20 @@ def test_a_strong_pull_keeps_transferred_weights_and_layer_decay_slows_the_lowes
     assert moved({"layer_decay": 0.1}, low) < 0.01 * moved({}, low)
     assert moved({"layer_decay": 0.1}, high) > 0.03 * moved({}, high)
     assert moved({"l2_sp": 1000.0}, high) < 0.8 * moved({}, high)
+
+
+def test_l2_sp_of_the_whole_study_leaves_alone_what_has_nothing_to_draw_back(done) -> None:  # type: ignore[no-untyped-def]
+    train = {"steps": 2, "batch_size": 16, "optimizer": {"l2_sp": 0.1}}
+    for arm in ({"depth": "layer1", "freeze": "layer2"}, {"rest": "mean_var"}, {"depth": "all", "freeze": 4}):
+        done(arm, train=train)
+
+
+def test_an_arm_with_l2_sp_and_nothing_for_it_is_found(done) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(SpecError, match=r"arms.arm.l2_sp with models.net: it draws transferred weights back to their"):
+        done({"depth": "layer1", "freeze": "layer2", "l2_sp": 0.1})
+    with pytest.raises(SpecError, match=r"and the arm trains none of them \(depth 4, freeze 4, tune \[\]\)"):
+        done({"depth": 4, "freeze": "all", "rest": "mean_var", "embeddings": "keep", "l2_sp": 0.1} | {"freeze": 4})
+    done({"depth": "layer2", "freeze": "layer1", "l2_sp": 0.1})
 
 
 def test_lora_ends_as_a_plain_network(make_study: MakeStudy, tmp_path: Path) -> None:

@@ -106,6 +106,27 @@ def test_a_failed_source_fails_its_runs_and_no_others(executor: Executor, tmp_pa
     assert {event.run_id for event in events if isinstance(event, Ended)} == {"b", "d"}
 
 
+@EXECUTORS
+def test_a_failed_source_fails_all_that_comes_of_it(executor: Executor, tmp_path: Path) -> None:
+    chain = [planned("arm", "second"), planned("second", "first"), planned("first"), planned("b")]
+    events: list[Event] = []
+    executor(Queue(chain, set()), OneLine(tmp_path, bad="first"), events.append)
+    failed = {event.run_id: event.message for event in events if isinstance(event, Failed)}
+    assert set(failed) == {"first", "second", "arm"}
+    assert failed["arm"].startswith(
+        "its source run (net · second · seed 0) gave no weights: its source run (net · first"
+    )
+    assert failed["arm"].endswith("bad")
+    assert (tmp_path / "order").read_text().split() in (["first", "b"], ["b", "first"])
+
+
+def test_a_source_that_had_diverged_before_fails_all_that_comes_of_it(tmp_path: Path) -> None:
+    queue = Queue([planned("arm", "second"), planned("second", "first"), planned("first")], {"first"})
+    heard = list(queue.hear(Ended("first", "first", "diverged", "the loss is not finite", 0.0)))
+    assert [(type(event), event.run_id) for event in heard] == [(Failed, "second"), (Failed, "arm")]
+    assert queue.ready() is None
+
+
 def test_a_worker_that_is_killed_costs_one_run(tmp_path: Path) -> None:
     order, events = carried_out(two_processes, tmp_path, set(), dead="b")
     assert sorted(order) == ["a", "b", "c", "d", "source"]

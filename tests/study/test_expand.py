@@ -32,7 +32,10 @@ def names_of(model: ModelSpec, level: str) -> tuple[BlockName, ...]:
 
 def runs_of(study: StudySpec) -> list[PlannedRun]:
     return expand(
-        unfold(study, names_of), lambda data: f"fingerprint of {data.name}", lambda name, root: f"hash of {name}"
+        unfold(study, names_of),
+        lambda data: f"fingerprint of {data.name}",
+        lambda name, root: f"hash of {name}",
+        lambda model, data: f"code of {model.name}" if ":" in model.name else None,
     )
 
 
@@ -113,7 +116,7 @@ def test_every_makes_one_arm_of_each_block_of_each_network() -> None:
     assert arms_of(study, "a") == ["random", *(f"fixed@stage{number}" for number in (1, 2, 3, 4))]
     assert arms_of(study, "c") == ["random", *(f"fixed@stage{number}" for number in (1, 2, 3, 4, 5))]
     freezes = {run.arm: run.spec.init.freeze for run in runs_of(study)}
-    assert freezes["fixed@stage3"] == "stage3"
+    assert (freezes["fixed@stage3"], freezes["fixed@stage4"], freezes["fixed@stage5"]) == ("middle", "stage4", "all")
     assert unfold(study, names_of).arms["a"] == tuple(arms_of(study, "a"))
 
 
@@ -121,7 +124,9 @@ def test_every_is_the_same_block_wherever_an_arm_says_it() -> None:
     runs = runs_of(with_arms({"fixed_2": {"depth": "every", "freeze": "every", "level": "block"}}))
     for run in runs:
         if run.arm != "random" and run.role == "arm":
-            assert run.arm == f"fixed_2@{run.spec.init.depth}"
+            count = BLOCKS[run.spec.model.name]
+            named = {"all": f"block{count}", "middle": f"block{(count + 1) // 2}"}
+            assert run.arm == f"fixed_2@{named.get(str(run.spec.init.depth), run.spec.init.depth)}"
             assert run.spec.init.depth == run.spec.init.freeze
 
 
@@ -177,3 +182,150 @@ def test_rates_of_an_arm_are_those_of_the_training_so_that_equal_trainings_are_o
     same = {"steps": 10, "optimizer": {"layer_decay": 0.7, "learning_rate": 1e-4}}
     other = {run.arm: run for run in runs_of(with_arms({"plain": {"depth": "all"}}, train=same)) if run.model == "c"}
     assert other["plain"].run_id == runs["decay"].run_id
+
+
+def ids(arms: dict, model: str = "c", **keys: object) -> dict[str, str]:
+    """The run of seed 0 of each arm."""
+    runs = runs_of(with_arms(arms, **keys))
+    return {run.arm: run.run_id for run in runs if (run.model, run.role, run.spec.seed) == (model, "arm", 0)}
+
+
+SAME = {
+    "all blocks, by any name": [
+        {"depth": "all"},
+        {"depth": 5},
+        {"depth": "stage5"},
+        {"depth": "all", "level": "block"},
+        {"depth": "wt-st5", "level": "wt-st", "rest": "mean_var", "norm": "mean_var", "embeddings": "resample"},
+        {"depth": 5, "random": "he_fan_out", "biases": "random", "gabor_scale": "l2"},
+    ],
+    "half of them": [{"depth": "middle"}, {"depth": 3}, {"depth": "stage3"}, {"depth": 3, "biases": "random"}],
+    "none": [{}, {"level": "layer"}, {"biases": "random"}, {"gabor_scale": "max_abs"}, {"embeddings": "resample"}],
+    "nothing but statistics": [{"rest": "mean_var"}, {"rest": "mean_var", "level": "wt-st", "random": "he_fan_out"}],
+    "cut": [
+        {"depth": "all", "truncate": 3, "freeze": 2},
+        {"depth": "all", "truncate": "middle", "freeze": "stage2"},
+    ],
+    "cut, all of it frozen": [
+        {"depth": "all", "truncate": 3, "freeze": 3},
+        {"depth": "all", "truncate": 3, "freeze": "all"},
+    ],
+    "tuned": [{"depth": "all", "tune": ["stage2", "stage3"]}, {"depth": 5, "tune": ["stage3", "stage2"]}],
+    "rates": [
+        {"depth": "all", "learning_rate": 1e-3, "head_learning_rate": 1e-3},
+        {"depth": "all"},
+        {"depth": "all", "learning_rate": 1e-3},
+    ],
+}
+
+
+@pytest.mark.parametrize("arms", SAME.values(), ids=SAME)
+def test_spellings_of_one_training_are_one_run(arms: list[dict]) -> None:
+    found = ids({f"arm{number}": arm for number, arm in enumerate(arms)})
+    del found["random"]
+    assert len(set(found.values())) == 1
+
+
+def test_what_is_another_training_is_another_run() -> None:
+    """Every two of these differ in something that decides the numbers."""
+    arms = [
+        *({"depth": depth} for depth in (0, 1, "middle", "all")),
+        {"depth": 2, "level": "block"},
+        {"rest": "mean_var"},
+        {"rest": "mean_var", "biases": "random"},
+        {"rest": "mean_var", "norm": "mean_var"},
+        {"rest": "mean_var", "embeddings": "resample"},
+        {"random": "he_fan_out"},
+        {"depth": "all", "norm": "recalibrate"},
+        {"depth": "all", "freeze": "all"},
+        {"depth": "all", "freeze": "all", "level": "block"},
+        {"depth": "all", "truncate": 2},
+        {"depth": "all", "level": "block", "layer_decay": 0.5},
+        {"depth": "all", "layer_decay": 0.5},
+        {"depth": "all", "overrides": {"fc": "mean_var"}, "embeddings": "resample"},
+        {"depth": "all", "overrides": {"fc": "mean_var"}},
+        {"depth": "all", "head_learning_rate": 1e-2},
+    ]
+    found = ids({f"arm{number}": arm for number, arm in enumerate(arms)})
+    del found["random"]
+    assert len(set(found.values())) == len(arms)
+    assert ids({})["random"] not in set(found.values()) - {found["arm0"]}
+
+
+def test_what_the_network_has_none_of_is_no_difference() -> None:
+    def without(model: ModelSpec, level: str) -> tuple[BlockName, ...]:
+        return tuple(block._replace(roles=frozenset({"weight", "norm"})) for block in names_of(model, level))
+
+    arms = {"st": {"rest": "mean_var"}, "resampled": {"rest": "mean_var", "embeddings": "resample"}}
+    arms["biases"] = {"rest": "mean_var", "biases": "random"}
+    runs = expand(unfold(with_arms(arms), without), lambda data: "", lambda name, root: "", lambda model, data: None)
+    assert len({run.run_id for run in runs if run.model == "c" and run.arm in arms}) == 2  # seeds
+
+
+def test_a_setting_of_another_optimiser_or_schedule_is_no_difference() -> None:
+    plain = {"steps": 10}
+    idle = {"steps": 10, "optimizer": {"momentum": 0.5}, "schedule": {"factor": 0.5, "warmup_start": 1e-5}}
+    assert ids({}, train=plain) == ids({}, train=idle)
+    sgd = {"steps": 10, "optimizer": {"name": "sgd"}}
+    assert ids({}, train=sgd) != ids({}, train={"steps": 10, "optimizer": {"name": "sgd", "momentum": 0.5}})
+
+
+def test_an_arm_that_fits_no_network_is_left_to_check() -> None:
+    assert ids({"strange": {"depth": "nosuch"}})["strange"]
+    assert ids({"strange": {"depth": 99}})["strange"]
+
+
+def test_an_arms_rate_is_the_heads_too_unless_it_says_another() -> None:
+    arms = {"slow": {"learning_rate": 1e-5}, "lwft": {"learning_rate": 1e-5, "head_learning_rate": 1e-4}}
+    train = {"steps": 10, "optimizer": {"learning_rate": 1e-3, "head_learning_rate": 1e-2}}
+    rates = {
+        run.arm: (run.spec.train.optimizer.learning_rate, run.spec.train.optimizer.head_learning_rate)
+        for run in runs_of(with_arms(arms, train=train))
+        if run.role == "arm"
+    }
+    assert rates == {"random": (1e-3, 1e-2), "slow": (1e-5, None), "lwft": (1e-5, 1e-4)}
+
+
+def test_l2_sp_of_a_whole_study_is_none_of_arms_that_have_nothing_for_it() -> None:
+    arms = {
+        "full": {"depth": "all"},
+        "fixed": {"depth": 2, "freeze": 3},
+        "probe": {"depth": "all", "freeze": "all"},
+        "above": {"depth": 2, "tune": ["stage4"]},
+        "below": {"depth": 2, "tune": ["stage2"]},
+        "lora": {"depth": "all", "lora": 2},
+        "head": {"depth": "all", "freeze": "all", "head": "source"},
+    }
+    runs = runs_of(with_arms(arms, train={"steps": 10, "optimizer": {"l2_sp": 0.1}}))
+    drawn = {run.arm for run in runs if run.role == "arm" and run.spec.train.optimizer.l2_sp is not None}
+    assert drawn == {"full", "below", "head"}
+
+
+def test_a_source_of_a_source_is_of_the_network_that_asks() -> None:
+    content = read_yaml(TEXT)
+    content["models"] = {"a": {"name": "cbr_tiny", "weights": "run:second"}}
+    content["sources"] = {
+        "second": {"model": {"name": "cbr_small", "weights": "run:first"}, "init": {"depth": "all"}},
+        "first": {},
+    }
+    for source in content["sources"].values():
+        source["train"] = {"steps": 2}
+    runs = {run.arm: run for run in runs_of(study_from(content)) if run.role == "source"}
+    assert runs["second"].spec.model.name == runs["first"].spec.model.name == "cbr_small"
+    assert runs["second"].needs == runs["first"].run_id
+
+
+def test_another_code_of_ones_own_network_is_another_run() -> None:
+    study = study_from(
+        {**read_yaml(TEXT), "models": {"c": {"name": "mine:net"}}, "arms": {"random": {}}, "sources": {}}
+    )
+    ends = [
+        [
+            run.run_id
+            for run in expand(
+                unfold(study, names_of), lambda data: "", lambda name, root: "", lambda model, data, code=code: code
+            )
+        ]
+        for code in ("first", "second")
+    ]
+    assert not set(ends[0]) & set(ends[1])

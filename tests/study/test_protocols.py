@@ -57,7 +57,7 @@ def weights_of(name: str) -> dict[str, Tensor]:
 def test_its_lines_are_a_study_whose_networks_can_be_built(protocol: Protocol) -> None:
     study = study_of(protocol)
     unfolded = unfold(study, names_of)
-    runs = expand(unfolded, lambda data: data.name, lambda name, root: name)
+    runs = expand(unfolded, lambda data: data.name, lambda name, root: name, lambda model, data: None)
     arms = [run for run in runs if run.role == "arm" and run.spec.seed == 0]
     assert len({run.run_id for run in arms}) == len(arms)
     network = study.models["net"].name

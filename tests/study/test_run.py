@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import resource
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -112,3 +114,56 @@ def test_a_failure_keeps_its_traceback(make_study: MakeStudy, tmp_path: Path) ->
     assert failure is not None
     assert "cbr_nosuch" in failure["message"]
     assert "Traceback" in failure["traceback"]
+
+
+NETWORK = """
+from torch import nn
+
+from {layers} import WIDTH
+
+
+def net(classes, channels):
+    body = nn.Conv2d(channels, WIDTH, 3)
+    return nn.Sequential(body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(WIDTH, classes))
+"""
+
+
+def test_ones_own_network_that_was_changed_is_trained_again(
+    make_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own module, and one beside it that it uses; what else lies there is none of its business."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def found(width: int, comment: str = "", other: str = "", beside: str = "") -> str:
+        for module in ("own_net", "own_layers"):
+            sys.modules.pop(module, None)
+        importlib.invalidate_caches()
+        (tmp_path / "own_net.py").write_text(NETWORK.format(layers="own_layers") + comment)
+        (tmp_path / "own_layers.py").write_text(f"import torch\n\nWIDTH = {width}\n\n\ndef layer():\n    ...\n{beside}")
+        (tmp_path / "own_other.py").write_text(other)
+        shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
+        (run,) = plan(make_study(models={"net": {"name": "own_net:net"}}, seeds=1))
+        return run.run_id
+
+    first = found(4)
+    assert found(4) == first
+    assert found(4, other="x = 1") == first
+    assert found(8) != first
+    assert found(4, comment="# otherwise") != first
+    assert found(4, beside="# otherwise") != first
+
+
+def test_a_network_that_changed_after_planning_is_refused(
+    make_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "late_layers.py").write_text("WIDTH = 4\n")
+    (tmp_path / "late_net.py").write_text(NETWORK.format(layers="late_layers"))
+    (run,) = plan(make_study(models={"net": {"name": "late_net:net"}}, seeds=1))
+    with (tmp_path / "late_net.py").open("a") as file:
+        file.write("# another\n")
+    events = list[Event]()
+    do_run(run, events.append, root=tmp_path / "out", device="cpu")
+    (failed,) = events
+    assert isinstance(failed, Failed)
+    assert "the network 'late_net:net' changed after planning; start the study again" in failed.message

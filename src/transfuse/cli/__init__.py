@@ -8,6 +8,8 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,9 +25,10 @@ if TYPE_CHECKING:
 
     from transfuse.results.store import Store
     from transfuse.specs import StudySpec
-    from transfuse.study.plan import Plan
+    from transfuse.study.plan import Plan, RunStatus
 
 OUT = Path("transfuse-out")
+OPENING = "Opening data and weights (phantoms are drawn when they are first used) ..."
 
 app = App(
     name="transfuse",
@@ -65,12 +68,12 @@ def check(study: Path, *overrides: str, device: Device = "auto") -> int:
     """
     from transfuse.study.plan import check as look
 
-    spec = _load(study, overrides)
+    spec = _load(study, overrides, device)
     console = _console()
-    with _working(console, "Opening data and weights ..."):
+    with _working(console, OPENING):
         checked = look(spec, str(study), device)
     for line in checked.lines:
-        say(console, f"✓ {line}")
+        say(console, line if line.startswith("note: ") else f"✓ {line}")
     say(console, f"Nothing wrong found. Start it with: {shlex.join(['transfuse', 'run', str(study), *overrides])}")
     return 0
 
@@ -92,9 +95,9 @@ def run(study: Path, *overrides: str, out: Out = OUT, workers: Workers = None, d
     from transfuse.study.plan import check as look
     from transfuse.study.plan import replaced
 
-    spec = _load(study, overrides)
+    spec = _load(study, overrides, device)
     console = _console()
-    with _working(console, "Opening data and weights ..."):
+    with _working(console, OPENING):
         checked = look(spec, str(study), device)
         count = default_workers(spec.train.threads, device) if workers is None else workers
     if count < 1:
@@ -103,8 +106,7 @@ def run(study: Path, *overrides: str, out: Out = OUT, workers: Workers = None, d
     for line in checked.lines:
         say(console, f"  {line}")
     store = Store(out)
-    notice = replaced(store, checked.study, checked.runs)
-    if notice:
+    for notice in replaced(store, checked.study, checked.runs):
         say(console, notice, style="yellow")
     try:
         outcome = carry_out(
@@ -129,7 +131,9 @@ def run(study: Path, *overrides: str, out: Out = OUT, workers: Workers = None, d
     if not outcome.complete:
         counts = ", ".join(f"{number} {state}" for state, number in outcome.states.items())
         why = shlex.join(["transfuse", "status", "--out", str(out)])
-        say(console, f"Not every run has a result: {counts}. The same command tries again; {why} says why", style="red")
+        say(
+            console, f"Not everything has a result: {counts}. The same command tries again; {why} says why", style="red"
+        )
     return 0 if outcome.complete else 1
 
 
@@ -147,8 +151,9 @@ def status(study: str | None = None, *, out: Out = OUT) -> int:
 
     from transfuse.cli.progress import duration
     from transfuse.errors import StoreError
+    from transfuse.results.phrases import counted
     from transfuse.results.store import Store
-    from transfuse.study.plan import read_plan
+    from transfuse.study.plan import analysis_status, read_plan
     from transfuse.study.plan import status as look
 
     store = Store(out)
@@ -157,10 +162,11 @@ def status(study: str | None = None, *, out: Out = OUT) -> int:
         raise StoreError(f"no study was begun in {str(out)!r}; start one with: transfuse run STUDY.yaml")
     console = _console()
     for name in names:
-        found = look(store, read_plan(store, name).rows)
+        plan = read_plan(store, name)
+        found = look(store, plan.rows)
         table = Table(title=f"study {name}", title_justify="left", box=None, header_style="bold")
         for column in ("run", "network", "arm", "seed", "state", "time", "why"):
-            table.add_column(column, overflow="fold")
+            table.add_column(column, overflow="fold", no_wrap=column in ("run", "seed", "state"))
         for one in found:
             row = one.row
             arm = f"source {row['arm']}" if row["role"] == "source" else row["arm"]
@@ -173,8 +179,26 @@ def status(study: str | None = None, *, out: Out = OUT) -> int:
             states[one.state] = states.get(one.state, 0) + 1
         trained = sum(one.seconds or 0.0 for one in found)
         counts = ", ".join(f"{count} {state}" for state, count in states.items())
-        say(console, f"{len(found)} runs: {counts}; {duration(trained)} of training so far")
+        say(console, f"{counted(len(found), 'run')}: {counts}; {duration(trained)} of training so far")
+        if plan.analyses:
+            distinct = {one.row["analysis_id"]: one for one in analysis_status(store, plan.analyses)}
+            _show_analyses(console, list(distinct.values()))
     return 0
+
+
+def _show_analyses(console: Console, found: Sequence[RunStatus]) -> None:
+    """How many analyses stand where, and what stopped those that failed."""
+    from transfuse.results.phrases import counted
+
+    states = Counter(one.state for one in found)
+    say(
+        console,
+        f"{counted(len(found), 'analysis', 'analyses')}: "
+        + ", ".join(f"{count} {state}" for state, count in states.items()),
+    )
+    for one in found:
+        if one.state in ("failed", "damaged"):
+            say(console, f"  {one.state} {one.row['title']}: {one.detail}", style="red")
 
 
 @app.command
@@ -208,7 +232,8 @@ def export(run: str, folder: Path, *, out: Out = OUT, licence: str | None = None
     folder
         Where to write; must not hold anything yet.
     licence
-        Of the weights, for the card, as an SPDX identifier.
+        Of the weights, for the card, as an SPDX identifier such as cc-by-4.0; without it the card says that none was
+        chosen.
     """
     from transfuse.results.export import export as write
     from transfuse.results.store import Store
@@ -307,13 +332,22 @@ def _console(*, stderr: bool = False) -> Console:
 
 
 def _working(console: Console, text: str) -> AbstractContextManager[object]:
-    return console.status(text) if console.is_terminal else nullcontext()
+    if console.is_terminal:
+        return console.status(text)
+    say(console, text)
+    return nullcontext()
 
 
-def _load(study: Path, overrides: tuple[str, ...]) -> StudySpec:
-    from transfuse.specs import load_study
+def _load(study: Path, overrides: tuple[str, ...], device: str) -> StudySpec:
+    from transfuse.specs import read_study, study_from
 
-    return load_study(study, overrides)
+    content = read_study(study, overrides)
+    try:
+        return study_from(content, str(study))
+    except SpecError as error:
+        from transfuse.study.plan import all_mistakes
+
+        raise all_mistakes(error, content, device) from None
 
 
 def _coloured(state: str) -> str:
@@ -339,6 +373,8 @@ def _report(console: Console, store: Store, plan: Plan) -> None:
                 notes=found.notes,
                 environment=found.environment,
                 samples=found.samples,
+                pictures=found.pictures,
+                analyses=found.analyses,
                 failures=found.failures,
             ),
             store.study_folder(plan.study.name) / "report.html",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from transfuse.errors import DataError
+from transfuse.results import phrases
 from transfuse.specs import DataSpec
 from transfuse.study.sources import open_data, split_data
 
@@ -22,7 +23,9 @@ def describe(spec: DataSpec, console: Console) -> None:
     dataset = open_data(spec)
     info = dataset.info
     say = lambda text: console.print(escape(text), highlight=False, soft_wrap=True)  # noqa: E731
-    say(f"{info.name}: {len(dataset)} images, {len(set(dataset.patient_ids))} patients, task {info.task}")
+    known = dataset.patient_ids != dataset.sample_ids  # else each image counts as a patient, as a note says
+    patients = phrases.counted(len(set(dataset.patient_ids)), "patient") if known else "patients unknown"
+    say(f"{info.name}: {phrases.counted(len(dataset), 'image')}, {patients}, task {info.task}")
     say(f"source: {info.source}; licence: {info.licence}; fingerprint {info.fingerprint[:12]}")
     try:
         split = split_data(spec, dataset)
@@ -39,8 +42,11 @@ def describe(spec: DataSpec, console: Console) -> None:
     for number, label in enumerate(info.classes):
         counts = [_count(dataset.targets, number), *(_count(part.targets, number) for part in parts.values())]
         table.add_row(str(label), *map(str, counts))
-    patients = [dataset.patient_ids, *(part.patient_ids for part in parts.values())]
-    table.add_row("patients", *(str(len(set(ids))) for ids in patients), style="dim")
+    columns = [dataset.patient_ids, *(part.patient_ids for part in parts.values())]
+    what, counts = (
+        ("patients", [len(set(ids)) for ids in columns]) if known else ("images", [len(ids) for ids in columns])
+    )
+    table.add_row(what, *map(str, counts), style="dim")
     console.print(table)
     for note in dict.fromkeys(notes):
         say(f"note: {note}")

@@ -42,16 +42,24 @@ class _Clock:
     """Time left, from what the last runs took: sources come first and are often longer than the others."""
 
     def __init__(self, total: int, done: int, workers: int) -> None:
-        self.total, self.done, self.workers = total, done, workers
+        self.total, self.done, self.failed, self.workers = total, done, 0, workers
         self._seconds: list[float] = []
 
     def ended(self, seconds: float | None) -> None:
-        self.done += 1
-        if seconds is not None:
+        """A run has ended after so many seconds, or failed."""
+        if seconds is None:
+            self.failed += 1
+        else:
+            self.done += 1
             self._seconds.append(seconds)
 
+    def said(self) -> str:
+        """How far the study is: `[5/8, 2 failed, about 8 s left]`."""
+        failed = f"{self.failed} failed" if self.failed else ""
+        return f"[{', '.join(filter(None, (f'{self.done}/{self.total}', failed, self.left())))}]"
+
     def left(self) -> str:
-        runs = self.total - self.done
+        runs = self.total - self.done - self.failed
         if not self._seconds or runs <= 0:
             return ""
         recent = self._seconds[-8:]
@@ -76,19 +84,19 @@ class _Lines:
         if isinstance(event, Started):
             self._titles[event.run_id] = event.title
             again = ", going on from a checkpoint" if event.again else ""
-            return f"start   {event.run_id}  {event.title}  ({event.steps} steps{again})"
+            steps = f"  ({event.steps} steps{again})" if event.steps is not None else ""
+            return f"start   {event.run_id}  {event.title}{steps}"
         if isinstance(event, Validated):
             return f"        {event.run_id}  {_validation(event)}"
         if isinstance(event, Ended):
             self._clock.ended(event.seconds)
-            left = self._clock.left()
             return (
                 f"{'done' if event.status == 'finished' else event.status:<8}{event.run_id}  {event.title}  "
-                f"{duration(event.seconds)}  [{self._clock.done}/{self._clock.total}{', ' + left if left else ''}]"
+                f"{duration(event.seconds)}  {self._clock.said()}"
             )
         if isinstance(event, Failed):
             self._clock.ended(None)
-            return f"FAILED  {event.run_id}  {event.title}: {event.message}"
+            return f"FAILED  {event.run_id}  {event.title}  {self._clock.said()}: {event.message}"
         return event.text
 
 
@@ -105,7 +113,7 @@ class _Bars:
             TimeRemainingColumn,
         )
 
-        self._done = done
+        self._done, self._failed = done, 0
         self._progress: Progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
@@ -138,8 +146,10 @@ class _Bars:
         elif isinstance(event, Ended | Failed):
             if event.run_id in self._runs:
                 self._progress.remove_task(self._runs.pop(event.run_id))
-            self._done += 1
-            self._progress.update(self._study, completed=self._done)
+            self._done += isinstance(event, Ended)
+            self._failed += isinstance(event, Failed)
+            said = f"{self._failed} failed" if self._failed else ""
+            self._progress.update(self._study, completed=self._done, said=said)
             if isinstance(event, Failed):
                 show(f"failed {event.title}: {event.message}", "red")
             elif event.status != "finished":
@@ -151,4 +161,5 @@ class _Bars:
 def _validation(event: Validated) -> str:
     value = "undefined" if event.value is None else f"{event.value:.3f}"
     star = " (best so far)" if event.best else ""
-    return f"step {event.step}  loss {event.train_loss:.3f}  val {event.monitor} {value}{star}"
+    before = "  (before the interruption)" if event.repeated else ""
+    return f"step {event.step}  loss {event.train_loss:.3f}  val {event.monitor} {value}{star}{before}"

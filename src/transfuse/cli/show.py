@@ -12,12 +12,12 @@ from transfuse.cli.text import say
 if TYPE_CHECKING:
     from rich.table import Table
 
-show = App(name="show", help="Look at networks, blocks, initialisations, protocols and shipped studies.")
+show = App(name="show", help="Look at networks, blocks, initialisations, protocols, analyses and shipped studies.")
 
 
-@show.command(name="models")
+@show.command(name=["models", "networks"])
 def show_models(pattern: str = "", *, spatial_dims: int = 2, all: bool = False) -> int:
-    """List the networks that `models:` of a study takes.
+    """List the networks that `models:` of a study takes; those of volumes are for Python.
 
     Parameters
     ----------
@@ -39,7 +39,8 @@ def show_models(pattern: str = "", *, spatial_dims: int = 2, all: bool = False) 
         return 0
     table = _table(None, "networks", "levels", "what")
     for row in (row for row in PUBLISHED_NETWORKS if spatial_dims in (2, row.spatial_dims)):
-        table.add_row(", ".join(row.names), ", ".join(row.levels), row.text)
+        volumes = "; only in Python: spatial_dims=3" if row.spatial_dims == 3 else ""
+        table.add_row(", ".join(row.names), ", ".join(row.levels), f"{row.text}{volumes}")
     console.print(table)
     say(
         console,
@@ -52,6 +53,7 @@ def show_models(pattern: str = "", *, spatial_dims: int = 2, all: bool = False) 
 @show.command(name="blocks")
 def show_blocks(
     network: str,
+    /,
     *,
     level: str = "stage",
     classes: int = 2,
@@ -94,7 +96,10 @@ def show_blocks(
         table.add_row(str(number), block.name, f"{own:,}", f"{total:,}", note)
     everything = sum(counts.values())
     table.add_row("", "head", f"{everything - total:,}", f"{everything:,}", "", style="dim")
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    if any(not block.cut and not block.stays for block in blocks):
+        say(console, "no cut here: truncate cannot end at this block; depth and freeze can")
     return 0
 
 
@@ -125,6 +130,24 @@ def show_protocols() -> int:
     for protocol in PROTOCOLS:
         say(console, f"# {protocol.name} ({protocol.source})", style="dim", soft_wrap=True)
         say(console, protocol.lines, soft_wrap=True)
+    return 0
+
+
+@show.command(name="analyses")
+def show_analyses() -> int:
+    """List what `analyses:` of a study takes: how to look inside the networks."""
+    from rich.console import Console
+
+    from transfuse.report.explanations import EXPLANATIONS
+    from transfuse.specs.analyses import ANALYSES, PAIRS
+
+    console = Console()
+    table = _table(None, "analysis", "of", "question")
+    for name in ANALYSES:
+        of = "two networks" if name in PAIRS else "one network"
+        table.add_row(name, of, EXPLANATIONS[name].title)
+    console.print(table)
+    say(console, "\nIn a study file: analyses: [cka, {what: knn, k: 100}]. Every setting: docs/analyses.md.")
     return 0
 
 

@@ -15,6 +15,8 @@ from transfuse.data.cache import written
 from transfuse.data.records import listed
 from transfuse.errors import DataError, ExtraNotInstalled, nearest
 
+TABLES = (".csv", ".tsv", ".parquet")
+READABLE = (".npz", *TABLES)
 _SIZES = (28, 64, 128, 224)
 _ORGANS = (
     "bladder", "femur-left", "femur-right", "heart", "kidney-left", "kidney-right", "liver", "lung-left",
@@ -85,14 +87,29 @@ def find_path(name: str, root: str | Path | None, known: Iterable[str]) -> Path:
         if place.exists():
             return place
     parents = {place.parent for place in places if place.parent.is_dir()}
-    beside = sorted({path.name for parent in parents for path in parent.iterdir() if not path.name.startswith(".")})
+    beside = sorted({path.name for parent in parents for path in parent.iterdir() if _may_be_data(path)})
     looked = listed(list(dict.fromkeys(str(place.absolute()) for place in places)))
     if "/" in name or "." in name or "\\" in name:
         close = nearest(Path(name).name, beside, most=8) if beside else "that folder does not exist either"
         raise DataError(f"There is no data set at {name!r} (looked for {looked}); {close}")
     raise DataError(
         f"{name!r} is neither a known data set nor a path (looked for {looked}); "
-        f"{nearest(name, dict.fromkeys([*known, *beside]), most=24)}"
+        f"{_layout(name)}{nearest(name, dict.fromkeys([*known, *beside]), most=24)}"
+    )
+
+
+def _may_be_data(path: Path) -> bool:
+    """Whether something in a folder may be named as data: a folder, or a file of a kind that is read."""
+    return not path.name.startswith((".", "__")) and (path.suffix.lower() in READABLE or path.is_dir())
+
+
+def _layout(name: str) -> str:
+    """What the files of ImageNet must look like, for who takes it for a name of ours."""
+    if "imagenet" not in name.lower():
+        return ""
+    return (
+        "ImageNet is not shipped: give the path of a folder of class folders, FOLDER/n01440764/*.JPEG, or with parts, "
+        "FOLDER/train/n01440764/*.JPEG and FOLDER/val/n01440764/*.JPEG; "
     )
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, final
 import numpy as np
 
 from transfuse.data.cache import cache_folder, pixel_file, pixel_type, shared_pixels
-from transfuse.data.catalogue import MEDMNIST, find_medmnist, find_path
+from transfuse.data.catalogue import MEDMNIST, TABLES, find_medmnist, find_path
 from transfuse.data.folder import read_folder
 from transfuse.data.images import FITS, to_pixels
 from transfuse.data.npz import read_npz
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["TASKS", "Dataset", "DatasetInfo", "Exclusion", "Sample", "dataset_names", "open_dataset"]
 
-_TABLES = (".csv", ".tsv", ".parquet")
 # Mean and standard deviation by name; for one channel the mean over the three colours, as timm does.
 _NORMALISATIONS = {
     ("imagenet", 3): ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -203,7 +202,7 @@ def open_dataset(
         if path.is_dir():
             _refuse_columns(columns, name, "a folder of class folders")
             records = read_folder(path, bad_images=bad_images, fit=fit, cache=folder)
-        elif suffix in _TABLES:
+        elif suffix in TABLES:
             records = read_table(
                 path, image_column=image_column, label_columns=tuple(label_columns), patient_column=patient_column,
                 part_column=part_column, bad_images=bad_images, fit=fit, cache=folder,
@@ -212,7 +211,7 @@ def open_dataset(
             _refuse_columns(columns, name, "an .npz file")
             records = read_npz(path, known=known, fit=fit, cache=folder)
         else:
-            raise DataError(f"{path} is of a kind that cannot be read; expected a folder, .npz, {', '.join(_TABLES)}")
+            raise DataError(f"{path} is of a kind that cannot be read; expected a folder, .npz, {', '.join(TABLES)}")
     records = with_task(records, task)
     return _finished(records, name, size, channels, seed, permute_labels, normalise, fit, folder)
 

@@ -59,7 +59,7 @@ def unreadable(problems: Sequence[str]) -> DataError:
     count = "1 image" if len(problems) == 1 else f"{len(problems)} images"
     return DataError(
         f"{count} cannot be used:{shown}{more}\n"
-        "Cure: replace the files, or leave them out by name and count with bad_images='exclude'."
+        "Cure: replace the files, or leave them out by name and count with bad_images: exclude."
     )
 
 

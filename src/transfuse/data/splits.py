@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DUPLICATES = ("note", "raise", "drop")
+OWN_SPLIT = "official_split: false (in Python: official=False)"
 
 
 @final
@@ -112,8 +113,8 @@ class Split:
                 raise DataError(
                     f"{len(shared)} patient(s) are in both {one} and {other}: {listed(shared)}. Images "
                     "of one patient resemble "
-                    "each other, so the result would be too good. Cure: official=False splits by "
-                    "patient, or correct the part column."
+                    f"each other, so the result would be too good. Cure: {OWN_SPLIT} splits by patient, or correct "
+                    "the part column."
                 )
             if a.dataset is b.dataset and len(np.intersect1d(a.indices, b.indices)):
                 raise DataError(
@@ -152,8 +153,8 @@ def split_by_patient(
     lacking = [name for name in PARTS[1:] if not (part_of_row == name).any()]
     if not (part_of_row == "train").any():
         raise DataError(
-            f"{dataset.info.name}: no sample is in the official part 'train'. Cure: official=False, or "
-            "correct the part column."
+            f"{dataset.info.name}: no sample is in the official part 'train'. Cure: {OWN_SPLIT}, or correct the part "
+            "column."
         )
     if lacking:
         share = dict(zip(PARTS, fractions, strict=True))
@@ -210,11 +211,11 @@ def _without_duplicates(dataset: Dataset, part_of_row: np.ndarray, duplicates: s
             part_of_row[twins] = ""
             notes.append(f"{found}: they were dropped from {earlier}.")
         else:
-            notes.append(f"{found}: a leak. Cure: duplicates='drop' drops them from {earlier}.")
+            notes.append(f"{found}: a leak. Cure: duplicates: drop leaves them out of {earlier}.")
             problems.append(found)
     if problems and duplicates == "raise":
         raise DataError(
-            f"{dataset.info.name}: {'; '.join(problems)}. Cure: duplicates='drop', or 'note' to keep them and say so."
+            f"{dataset.info.name}: {'; '.join(problems)}. Cure: duplicates: drop, or note to keep them and say so."
         )
     return part_of_row, notes
 
@@ -222,7 +223,7 @@ def _without_duplicates(dataset: Dataset, part_of_row: np.ndarray, duplicates: s
 def _check_classes(name: str, part: Part, official: bool) -> None:
     info, targets = part.dataset.info, part.targets
     cure = (
-        "official=False for a split of your own"
+        f"{OWN_SPLIT} for a split of your own"
         if official
         else "another split seed, a larger fraction, merged classes, or more patients"
     )

@@ -177,9 +177,10 @@ def _column(frame: pd.DataFrame, where: str, argument: str, name: str | None, gu
     if name is None:
         known = [column for guess in guesses for column in frame.columns if column.lower() == guess]
         if not known:
+            option = argument.replace("_", "-")
             raise DataError(
-                f"{where}: {argument} is not given and no column is called {' or '.join(guesses[:3])}. "
-                f"Cure: {argument}=<one of {', '.join(map(repr, frame.columns))}>."
+                f"{where}: {argument} is not given and no column is called {' or '.join(guesses[:3])}. Cure: name it "
+                f"by {argument} (transfuse data inspect: --{option}); there are {', '.join(map(repr, frame.columns))}."
             )
         return known[0]
     if name not in frame.columns:
@@ -197,7 +198,7 @@ def _labelled(
     if len(rows) == len(frame) or (len(rows) and bad_images == "raise"):
         raise DataError(
             f"{where}: {len(rows)} row(s) have no value in {named}: {listed([ids[i] for i in rows])}. "
-            "Cure: label or remove them, or leave them out by name and count with bad_images='exclude'."
+            "Cure: label or remove them, or leave them out by name and count with bad_images: exclude."
         )
     return np.flatnonzero(~missing).tolist(), tuple(Exclusion(ids[i], f"no value in {named}") for i in rows)
 

@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+import numpy as np
 import pandas as pd
 
-from transfuse.report import data_facts, figures, tables
+from transfuse.report import data_facts, figures, learning, pictures, tables
+from transfuse.report.hover import titled
+from transfuse.report.inside import Topic, topics
 from transfuse.report.palette import DARK, LIGHT, PAGE, Style, arm_styles
 from transfuse.results import arms, caveats, phrases
 from transfuse.results.arms import ArmComparison, ArmEstimate
@@ -41,6 +44,9 @@ class Contents:
         notes: sentences about the data.
         environment: versions, machine, threads; nested as wished.
         samples: sample images as (caption, bytes of a PNG file).
+        measurements: what the analyses measured, a row a number.
+        pictures: what they drew: the names of the analysis, a caption, a uint8 array.
+        analyses: where each of them stands: its names, `state`, `reason`, `notes`.
         failures: runs without a record, as `recommend` takes them.
     """
 
@@ -54,6 +60,9 @@ class Contents:
     notes: Sequence[str] = ()
     environment: Mapping[str, Any] = field(default_factory=dict)
     samples: Sequence[tuple[str, bytes]] = ()
+    measurements: pd.DataFrame = field(default_factory=pd.DataFrame)
+    pictures: Sequence[tuple[Mapping[str, Any], str, np.ndarray]] = ()
+    analyses: Sequence[Mapping[str, Any]] = ()
     failures: Sequence[Mapping[str, Any]] = ()
 
 
@@ -93,7 +102,10 @@ def render(contents: Contents, *, interactive: bool = True) -> str:
     metric = str(study.get("metric") or "auroc")
     quantity = arms.monitored_quantity(contents.runs, contents.history, metric)
     forests, gains, curves = _charts(contents, styles, baseline, quantity)
-    charts = [*forests, *gains, *curves]
+    counts = tables.counts(contents.predictions, contents.runs)
+    inside = topics(study, contents.measurements, contents.pictures, contents.analyses)
+    within = [_topic_charts(place, topic) for place, topic in enumerate(inside)]
+    charts = [*forests, *gains, *curves, *(chart for row in within for chart in row)]
     threshold = study.get("threshold")
     speeds = (
         arms.steps_to_threshold(contents.runs, contents.history, quantity, float(threshold))
@@ -129,10 +141,11 @@ def render(contents: Contents, *, interactive: bool = True) -> str:
         baseline=baseline,
         confidence=f"{100 * float(study.get('confidence') or 0.95):g}",
         styles=styles,
-        subjects=arms.subjects(settings),
+        subjects={arm: words.removesuffix(f" ({arm})") for arm, words in arms.subjects(settings).items()},
         forests=forests,
         gains=gains,
         curves=curves,
+        inside=list(zip(inside, within, strict=True)),
         arm_tables={
             model: tables.arm_rows(
                 model,
@@ -147,20 +160,22 @@ def render(contents: Contents, *, interactive: bool = True) -> str:
         },
         seeds=study.get("seeds") or (),
         speeds=speeds,
+        convergence=learning.convergence(contents.runs, contents.history, quantity, threshold, baseline),
+        reuse=learning.reuse(study, contents.runs, metric) + learning.sweeps(study, contents.runs, metric),
         metrics=[phrases.metric_name(each) for each in metrics],
         runs=run_rows,
         open_states=caveats.OPEN_STATES,
         run_states=tables.states(run_rows),
         many_runs=len(run_rows) > MANY_RUNS,
         samples=tables.grouped(contents.samples),
-        data_facts=data_facts.lines(study.get("data") or {}, tables.counts(contents.predictions, contents.runs)),
+        data_facts=data_facts.lines(study.get("data") or {}, counts),
         notes=[tables.parted(note) for note in contents.notes if note not in contents.recommendation.caveats],
         noted=any(note in contents.recommendation.caveats for note in contents.notes),
         environment=tables.facts(contents.environment),
         spec=spec,
         spec_link=f"data:text/yaml;charset=utf-8,{quote(spec)}",
         palettes={"light": LIGHT, "dark": DARK},
-        style=_file("report.css"),
+        style=_file("report.css") + pictures.STYLE,
         script=_file("report.js") if interactive and charts else "",
         bundle=vega_bundle() if interactive and charts else "",
         specs=script_json({chart.key: chart.spec for chart in charts}),
@@ -208,10 +223,17 @@ def _charts(
     return *drawn, lines_drawn
 
 
-def _chart(key: str, model: str, description: str, chart: altair.LayerChart) -> Chart:
+def _topic_charts(place: int, topic: Topic) -> list[Chart]:
+    return [
+        _chart(f"inside-{place}-{number}", drawing.name, drawing.description, drawing.chart, drawing.fluid)
+        for number, drawing in enumerate(topic.drawings)
+    ]
+
+
+def _chart(key: str, model: str, description: str, chart: altair.LayerChart, fluid: bool = True) -> Chart:
     spec = chart.to_dict()
     spec.setdefault("config", {})["aria"] = False  # the figure is described as a whole, next to it
-    return Chart(key, model, description, chart_image(spec), {**spec, "width": "container"})
+    return Chart(key, model, description, titled(chart_image(spec)), {**spec, "width": "container"} if fluid else spec)
 
 
 def chart_image(spec: Mapping[str, Any]) -> str:

@@ -26,6 +26,7 @@ class ArmRow:
     difference: str
     difference_interval: str
     verdict: str
+    why: str
     speed: str
     speed_seeds: str
 
@@ -64,6 +65,7 @@ def arm_rows(
                 difference=phrases.signed(found.difference) if found and defined else "",
                 difference_interval=_span(found.low, found.high) if found and defined else "",
                 verdict="baseline" if arm == baseline else str(found.verdict) if found and defined else "none",
+                why=phrases.too_few_seeds(found) if found and defined else "",
                 speed=speed_text(speed),
                 speed_seeds=", ".join(
                     "never" if steps is None else f"{steps:,}" for steps in (speed.seeds.values() if speed else ())

@@ -59,15 +59,16 @@ def kind_of(settings: Mapping[str, Any]) -> str:
     """Which of the published initialisations an arm's settings are: random, full, partial, scale or other.
 
     "scale" is Mean Var: random weights with the mean and variance of the pretrained ones (T, section 5). An arm that
-    freezes, cuts, slims or trains otherwise, or starts parts of the network otherwise, differs in more than its
-    initialisation: it is "other".
+    freezes, cuts, slims or trains otherwise, or starts parts of the network otherwise (the head among them), differs in
+    more than that: it is "other".
 
     >>> kind_of({"depth": "all"}), kind_of({"depth": "layer2"}), kind_of({"rest": "mean_var"}), kind_of({})
     ('full', 'partial', 'scale', 'random')
-    >>> kind_of({"depth": "all", "freeze": "all"}), kind_of({"depth": "all", "truncate": "layer2"})
+    >>> kind_of({"depth": "all", "freeze": "all"}), kind_of({"depth": "all", "head": "source"})
     ('other', 'other')
     """
     own = any(settings.get(key) not in (None, 0, False, (), [], {}) for key in _MORE_THAN_A_START)
+    own = own or settings.get("head") == "source"
     return OTHER if own else _start(settings)
 
 
@@ -82,8 +83,17 @@ def transfers(settings: Mapping[str, Any]) -> bool:
 
 _MORE_THAN_A_START = (
     *("overrides", "freeze", "tune", "truncate", "slim", "lora"),
-    *("learning_rate", "layer_decay", "l2_sp"),
+    *("learning_rate", "head_learning_rate", "layer_decay", "l2_sp"),
 )
+
+
+def weights_of(settings: Mapping[str, Any], model: Mapping[str, Any] | None) -> str:
+    """Where the weights of an arm come from: its own, else its network's; empty where it draws on none.
+
+    >>> weights_of({"depth": "all"}, {"weights": "run:x"}), weights_of({"depth": "all", "weights": "run:y"}, {})
+    ('run:x', 'run:y')
+    """
+    return str(settings.get("weights") or (model or {}).get("weights") or "") if transfers(settings) else ""
 
 
 def _freezes(settings: Mapping[str, Any]) -> bool:
@@ -107,10 +117,15 @@ def subjects(arms: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
 
     >>> subjects({"random": {}, "pretrained": {"depth": "all"}})
     {'random': 'random weights', 'pretrained': 'pretrained weights'}
+    >>> subjects({"pretrained": {"depth": "all"}, "again": {"depth": "all", "random": "glorot_normal"}})
+    {'pretrained': 'pretrained weights', 'again': 'pretrained weights (again)'}
     """
     readable = {arm: _subject(arm, settings) for arm, settings in arms.items()}
     names = list(readable.values())
-    return {arm: f"{name} ({arm})" if names.count(name) > 1 else name for arm, name in readable.items()}
+    return {
+        arm: f"{name} ({arm})" if names.count(name) > 1 and arm not in name.split() else name
+        for arm, name in readable.items()
+    }
 
 
 def _subject(arm: str, settings: Mapping[str, Any]) -> str:
@@ -125,7 +140,7 @@ def _subject(arm: str, settings: Mapping[str, Any]) -> str:
         words = whole or f"{rest} pretrained weights"
     else:
         return f"weights of arm {arm}"
-    words += _shape_and_training(settings)
+    words += _from_where(settings) + _shape_and_training(settings)
     if not _freezes(settings):
         return words
     freeze = settings.get("freeze")
@@ -134,9 +149,23 @@ def _subject(arm: str, settings: Mapping[str, Any]) -> str:
     return f"{words} with {'every block' if freeze == 'all' else f'the blocks up to {_upto(freeze)}'} frozen"
 
 
+def _from_where(settings: Mapping[str, Any]) -> str:
+    """The weights of an arm that has its own, not its network's.
+
+    >>> _from_where({"weights": "run:probe"}), _from_where({"weights": "weights/net.pth"}), _from_where({})
+    (' of source probe', ' of net.pth', '')
+    """
+    own = str(settings.get("weights") or "")
+    if own.startswith("run:"):
+        return f" of source {own.removeprefix('run:')}"
+    return f" of {own.replace(chr(92), '/').rsplit('/', 1)[-1]}" if own else ""
+
+
 def _shape_and_training(settings: Mapping[str, Any]) -> str:
     """What an arm says beyond its start, as words after "pretrained weights"."""
     parts = []
+    if settings.get("head") == "source":
+        parts.append("with the source's head")
     if settings.get("truncate") is not None:
         parts.append(f"cut after {_upto(settings['truncate'])}")
     if settings.get("slim") is not None:
@@ -145,6 +174,10 @@ def _shape_and_training(settings: Mapping[str, Any]) -> str:
         parts.append(f"tuned in {phrases.listed(list(settings['tune']))} only")
     if settings.get("lora"):
         parts.append("tuned by LoRA")
+    if settings.get("learning_rate") is not None:
+        parts.append(f"at learning rate {phrases.trimmed(settings['learning_rate'])}")
+    if settings.get("head_learning_rate") is not None:
+        parts.append(f"with the head at learning rate {phrases.trimmed(settings['head_learning_rate'])}")
     if settings.get("layer_decay") is not None:
         parts.append("with layer-wise learning-rate decay")
     if settings.get("l2_sp") is not None:

@@ -57,7 +57,7 @@ def model_card(
     results = _results(record, data, predictions)
     own = data["synthetic"] and not _drawn_from(spec)  # drawn by a program, and nobody else's weights in it
     licence = licence or (data["licence"].lower() if own else None)
-    said = f"`{licence}`" if licence else "not chosen yet: look at the licence of the data before you publish"
+    said = f"`{licence}`" if licence else "not chosen yet: look at the licence of the data, then export with --licence"
     lines = [
         *_front_matter(weights, network, data, results, licence),
         f"# {network}, trained on {data['dataset']} at {data['image_size']} px",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -72,7 +72,7 @@ def never_coming(
 ) -> set[tuple[str, str]]:
     """The networks and arms, among those without a result, whose source diverged: starting again will not help."""
     models = dict.fromkeys(str(failure.get("model")) for failure in failures)
-    return {(model, arm) for model in models for arm in _without_source(study, model, runs, ())}
+    return {(model, arm) for model in models for arm in _without_source(study, model, _gone_sources(model, runs, ()))}
 
 
 def _state(failure: Mapping[str, Any]) -> str:
@@ -100,26 +100,41 @@ def _gone_sources(model: str, runs: pd.DataFrame, failures: Sequence[Mapping[str
     return gone
 
 
-def _without_source(
-    study: Mapping[str, Any], model: str, runs: pd.DataFrame, failures: Sequence[Mapping[str, Any]]
-) -> list[str]:
-    """The arms of one network that have nothing to start from; without `failures`, those that never will."""
-    if not _gone_sources(model, runs, failures):
-        return []
-    return [str(arm) for arm, settings in (study.get("arms") or {}).items() if arms.transfers(settings or {})]
+def _without_source(study: Mapping[str, Any], model: str, gone: Collection[str]) -> list[str]:
+    """The arms of one network that have nothing to start from, as the sources `gone` gave no weights."""
+    return [
+        str(arm)
+        for arm, settings in (study.get("arms") or {}).items()
+        if gone and arms.transfers(settings or {}) and _rests_on(study, model, settings or {}, gone)
+    ]
+
+
+def _rests_on(study: Mapping[str, Any], model: str, settings: Mapping[str, Any], gone: Collection[str]) -> bool:
+    """Whether an arm starts from one of these sources, or from one that starts from them; so if nothing is known."""
+    network = (study.get("models") or {}).get(model) or {}
+    name, seen = arms.weights_of(settings, network), set()
+    if not name:
+        return True
+    while name.startswith("run:") and name not in seen:
+        seen.add(name)
+        source = name.removeprefix("run:")
+        if source in gone:
+            return True
+        own = (study.get("sources") or {}).get(source) or {}
+        name = arms.weights_of(own.get("init") or {}, own.get("model") or network)
+    return False
 
 
 def _lost_sources(
     study: Mapping[str, Any], model: str, runs: pd.DataFrame, failures: Sequence[Mapping[str, Any]]
 ) -> list[str]:
     """A source that gave no weights takes every arm that starts from it along."""
-    names = _without_source(study, model, runs, failures)
-    shown = [*names[:6], f"{len(names) - 6} more"] if len(names) > 7 else names
-    who = f"the arms that start from it{f' ({phrases.listed(shown)})' if shown else ''} have no result"
-    return [
-        f"source training {source} {how}{f': {why}' if why else ''}; {who}."
-        for source, (how, why) in _gone_sources(model, runs, failures).items()
-    ]
+    lines = []
+    for source, (how, why) in _gone_sources(model, runs, failures).items():
+        names = _without_source(study, model, [source])
+        who = f"the arms that start from it{f' ({_arms(names)})' if names else ''} have no result"
+        lines.append(f"source training {source} {how}{f': {why}' if why else ''}; {who}.")
+    return lines
 
 
 def _first_line(text: object) -> str:
@@ -150,21 +165,34 @@ def _of(model: str, runs: pd.DataFrame) -> pd.DataFrame:
 
 def _sources(model: str, runs: pd.DataFrame) -> list[str]:
     """A verdict over one set of source weights is a verdict about this set."""
-    rows = _of(model, runs)
-    names, trained = (
-        sorted({str(name) for name in rows[column].dropna() if name}) if column in rows else []
-        for column in ("weights", "source_run")
-    )
-    if len(trained) == 1:
-        name = f" ({names[0].removeprefix('run:')})" if names else ""
-        text = (
-            f"all transferred weights come from one source training{name}: the interval does not hold the chance "
-            "of that training, and another one could give another verdict."
+    trained: dict[str, dict[str, None]] = {}  # the name of a source training, or of a file -> the arms that use it
+    files: dict[str, dict[str, None]] = {}
+    for run in _of(model, runs).to_dict("records"):
+        name, source = (value if isinstance(value := run.get(key), str) else "" for key in ("weights", "source_run"))
+        if name or source:
+            group = trained if source else files
+            group.setdefault(name.removeprefix("run:"), {})[str(run["arm"])] = None
+    several = len(trained) + len(files) > 1
+    lines = []
+    if trained:
+        who = [
+            f"those of {_arms(list(users))} from another ({name})"
+            if place
+            else (f"the weights of {_arms(list(users))}" if several else "all transferred weights")
+            + f" come from one source training{f' ({name})' if name else ''}"
+            for place, (name, users) in enumerate(trained.items())
+        ]
+        lines.append(
+            f"{phrases.listed(who)}: the interval does not hold the chance of that training, and another one could "
+            "give another verdict."
         )
-        return [text]
-    if not trained and len(names) == 1:
-        return [f"the verdict is about one set of pretrained weights ({names[0]}), not about pretraining in general."]
-    return []
+    if files:
+        about = [
+            f"{f'on {_arms(list(users))} ' if several else ''}is about one set of pretrained weights ({name})"
+            for name, users in files.items()
+        ]
+        lines.append(f"the verdict {phrases.listed(about)}, not about pretraining in general.")
+    return lines
 
 
 def _lost(study: Mapping[str, Any], model: str, runs: pd.DataFrame, failures: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -180,7 +208,7 @@ def _lost(study: Mapping[str, Any], model: str, runs: pd.DataFrame, failures: Se
                 f"({_some(names)}) and {'is' if len(lost) == 1 else 'are'} missing from the averages, "
                 "which favours the arms concerned."
             )
-    elsewhere = _without_source(study, model, runs, failures)  # said with their source
+    elsewhere = _without_source(study, model, _gone_sources(model, runs, failures))  # said with their source
     failed = [
         failure
         for failure in failures
@@ -229,6 +257,11 @@ def _from_statistics(comparisons: Sequence[ArmComparison]) -> list[str]:
         where = "" if count == total else f"in {count} of {total} comparisons"
         lines.append(phrases.sentence(f"{where}: {text}" if where else text))
     return lines
+
+
+def _arms(names: Sequence[str]) -> str:
+    """Arms in a sentence: the first six of many."""
+    return phrases.listed([*names[:6], f"{len(names) - 6} more"] if len(names) > 7 else names)
 
 
 def _some(names: Sequence[str], most: int = 6) -> str:

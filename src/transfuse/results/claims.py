@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from transfuse.results import arms, phrases
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 HELPS, HURTS, EQUIVALENT, UNDECIDED = "helps", "hurts", "equivalent", "undecided"
 
-# Which pair of kinds of arms isolates which part of the gain (arm minus baseline).
+# Which pair of kinds of arms isolates which part of the gain (arm minus baseline), where both draw on the same weights.
 GAINS = {
     (arms.FULL, arms.SCALE): "Feature reuse",
     (arms.SCALE, arms.RANDOM): "Weight scale",
@@ -37,6 +37,12 @@ class Case:
     values: Mapping[str, float]
     speeds: Mapping[str, ArmSpeed]
     threshold: tuple[str, float] | None
+    weights: Mapping[str, str] = field(default_factory=dict)
+
+    def isolates(self, row: ArmComparison) -> str | None:
+        """The part of the gain that a comparison isolates; None where its arms differ in more, or in other things."""
+        drawn = {source for arm in (row.arm, row.baseline) if (source := self.weights.get(arm))}
+        return GAINS.get((self.kinds[row.arm], self.kinds[row.baseline])) if len(drawn) < 2 else None
 
 
 def is_defined(comparison: Comparison) -> bool:
@@ -128,18 +134,25 @@ def short_claim(row: ArmComparison, subject: str) -> str:
 
 
 def gains(case: Case) -> list[str]:
-    """Where the gain sits; nothing is claimed that an interval does not support."""
-    lines = {}
+    """Where the gain sits, a line for each part; nothing is claimed that an interval does not support."""
+    found_by: dict[str, dict[str, dict[tuple[str, str], str]]] = {}
     for row in case.comparisons:
-        part = GAINS.get((case.kinds[row.arm], case.kinds[row.baseline]))
+        part = case.isolates(row)
         if part is None or not is_defined(row.comparison):
             continue
         found = row.comparison
         numbers = f"{phrases.signed(found.difference)}, {phrases.interval(found.low, found.high)}"
-        size = f"({case.subjects[row.arm]} against {case.subjects[row.baseline]}: {numbers})"
-        lines[part, row.arm, row.baseline] = f"{part}: {GAIN_TEXTS[part][found.verdict]} {size}."
-    order = list(GAINS.values())
-    return [lines[key] for key in sorted(lines, key=lambda key: order.index(key[0]))]
+        size = f"{case.subjects[row.arm]} against {case.subjects[row.baseline]}: {numbers}"
+        found_by.setdefault(part, {}).setdefault(found.verdict, {})[row.arm, row.baseline] = size
+    return [
+        f"{part}: "
+        + "; ".join(
+            f"{GAIN_TEXTS[part][verdict]} ({'; '.join(sizes.values())})" for verdict, sizes in found_by[part].items()
+        )
+        + "."
+        for part in GAINS.values()
+        if part in found_by
+    ]
 
 
 GAIN_TEXTS = {
@@ -167,11 +180,7 @@ GAIN_TEXTS = {
 def others(case: Case, rows: Sequence[ArmComparison], chosen: ArmComparison, primary: ArmComparison) -> list[str]:
     """The other arms against the baseline, in lines, or grouped where they are many."""
     told = {(row.arm, row.baseline) for row in (chosen, primary)}
-    rest = [
-        row
-        for row in rows
-        if (row.arm, row.baseline) not in told and (case.kinds[row.arm], case.kinds[row.baseline]) not in GAINS
-    ]
+    rest = [row for row in rows if (row.arm, row.baseline) not in told and case.isolates(row) is None]
     if len(rest) <= 5:
         return [phrases.sentence(short_claim(row, case.subjects[row.arm])) for row in rest]
     words = {HELPS: "help", HURTS: "hurt", EQUIVALENT: "make no difference that matters", UNDECIDED: "can't be told"}

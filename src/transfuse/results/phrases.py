@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from transfuse.metrics import METRICS
+
+if TYPE_CHECKING:
+    from transfuse.results.statistics import Comparison
 
 MINUS = "\N{MINUS SIGN}"
 # Where the title of `METRICS` would not read well in the middle of a sentence.
@@ -105,6 +109,12 @@ def listed(items: Sequence[str], last: str = "and") -> str:
     if len(items) < 2:
         return "".join(items)
     return f"{', '.join(items[:-1])} {last} {items[-1]}"
+
+
+def too_few_seeds(found: Comparison) -> str:
+    """Why a comparison decides nothing although its interval may look decided: one seed in an arm; else nothing."""
+    undecided = str(found.verdict) == "undecided"
+    return "1 seed" if undecided and min(found.seeds_a, found.seeds_b) < 2 else ""
 
 
 def duration(seconds: float | None) -> str:

@@ -127,6 +127,9 @@ def _cases(
             values={arm: value for (net, arm), value in values.items() if net == model},
             speeds={speed.arm: speed for speed in speeds if speed.model == model},
             threshold=(phrases.metric_name(quantity), float(limit)) if limit is not None else None,
+            weights={
+                arm: arms.weights_of(value, (study.get("models") or {}).get(model)) for arm, value in settings.items()
+            },
         )
         for model in models
     ]

@@ -5,12 +5,14 @@
     OUT/runs/<run_id>/   spec.json            what decides the run's numbers, and the names it goes by
                          initial.safetensors  the weights before the first step
                          best.safetensors     the weights at the best validation
+                         steps/*.safetensors  the weights after some steps, where the study asks for snapshots
                          checkpoints/         what an exact resume needs; removed when the run has finished
                          history.parquet      validation and training values by step
                          predictions.parquet  one row a sample, with its patient
                          environment.json     versions and machine
                          record.json          written last: finished or diverged
                          failure.json         instead of a record: what went wrong; the run is tried again
+    OUT/analyses/<id>/   spec.json, measurements.parquet, arrays.safetensors (pictures), record.json
     OUT/studies/<name>/  plan.json (the study and its runs), tables/*.parquet, report.html: derived, rebuildable
 """
 
@@ -31,6 +33,7 @@ from filelock import FileLock, Timeout
 from transfuse.errors import StoreError, nearest
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
     from torch import Tensor
 
@@ -65,11 +68,12 @@ class RunRecord:
 
 
 class Tables(NamedTuple):
-    """The three tables that statistics and report read."""
+    """The tables that statistics and report read."""
 
     runs: pd.DataFrame
     history: pd.DataFrame
     predictions: pd.DataFrame
+    measurements: pd.DataFrame
 
 
 class Store:
@@ -77,14 +81,20 @@ class Store:
 
     Args:
         root: the folder; made when first written to.
+        kind: what it is looked through for: `runs`, or `analyses`, which are kept in the same way.
     """
 
-    def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
+    def __init__(self, root: str | Path, kind: str = "runs") -> None:
+        self.root, self.kind = Path(root), kind
+
+    @property
+    def analyses(self) -> Store:
+        """The same folder, for the analyses in it."""
+        return Store(self.root, "analyses")
 
     def run_folder(self, run_id: str) -> Path:
-        """Where this run's files are."""
-        return self.root / "runs" / run_id
+        """Where the files of this run, or of this analysis, are."""
+        return self.root / self.kind / run_id
 
     def study_folder(self, name: str) -> Path:
         """Where this study's derived files are."""
@@ -197,14 +207,40 @@ class Store:
         """One row a sample: `part, sample_id, patient_id, target, scores`."""
         return _read_table(self.run_folder(run_id) / "predictions.parquet")
 
-    def tables(self, rows: Sequence[Mapping[str, Any]]) -> Tables:
-        """Collect the runs of a study.
+    def measurements(self, row: Mapping[str, Any]) -> pd.DataFrame | None:
+        """What an analysis found, a row a number, with the names that the study gives the analysis; None if not done.
+
+        Args:
+            row: the names: `analysis_id, analysis, model, run_id, arm, seed, state, other_run_id, ...`.
+        """
+        kept = self.analyses
+        if kept.record(row["analysis_id"]) is None:
+            return None
+        frame = _read_table(kept.run_folder(row["analysis_id"]) / "measurements.parquet")
+        frame = frame.assign(**{name: value for name, value in row.items() if name not in frame.columns})
+        return frame[[*row, *(name for name in frame.columns if name not in row)]]
+
+    def pictures(self, row: Mapping[str, Any]) -> list[tuple[str, np.ndarray]]:
+        """The pictures of an analysis that was done, as (caption, uint8 array), in their order."""
+        record = self.analyses.record(row["analysis_id"])
+        if record is None or "arrays.safetensors" not in record.files:
+            return []
+        from safetensors.numpy import load_file
+
+        arrays = load_file(self.analyses.run_folder(row["analysis_id"]) / "arrays.safetensors")
+        captions = record.facts.get("captions", {})
+        return [(captions.get(key, key), arrays[key]) for key in sorted(arrays)]
+
+    def tables(self, rows: Sequence[Mapping[str, Any]], analyses: Sequence[Mapping[str, Any]] = ()) -> Tables:
+        """Collect the runs and analyses of a study.
 
         Args:
             rows: what the study calls its runs: `run_id, model, arm, seed, role, ...`, one row a run.
+            analyses: what it calls its analyses, one row each, as `measurements` takes them.
 
         Returns:
-            The runs that have ended, one row a name; history and predictions, keyed by `run_id`.
+            The runs that have ended, one row a name; history and predictions, keyed by `run_id`; what the analyses
+            measured.
         """
         import pandas as pd
 
@@ -222,11 +258,13 @@ class Store:
             histories.append(self.history(row["run_id"]).assign(run_id=row["run_id"]))
             if record.status == "finished":
                 predictions.append(self.predictions(row["run_id"]).assign(run_id=row["run_id"]))
+        measured = [found for row in analyses if (found := self.measurements(row)) is not None and len(found)]
         empty = pd.DataFrame(columns=["run_id", "model", "arm", "seed", "role", "status", "reason"])
         return Tables(
             pd.DataFrame(runs) if runs else empty,
             pd.concat(histories, ignore_index=True) if histories else empty,
             pd.concat(predictions, ignore_index=True) if predictions else empty,
+            pd.concat(measured, ignore_index=True) if measured else pd.DataFrame(),
         )
 
 

@@ -1,6 +1,7 @@
 """What a study file says, as frozen dataclasses; YAML in and out; the identity of a run."""
 
-from transfuse.specs.files import load_study, read_yaml, study_from, to_yaml
+from transfuse.specs.analyses import ANALYSES, AnalysisSpec
+from transfuse.specs.files import load_study, read_study, read_yaml, study_from, to_yaml
 from transfuse.specs.run import NUMERICS_VERSION, RunSpec
 from transfuse.specs.study import (
     DataSpec,
@@ -15,7 +16,9 @@ from transfuse.specs.study import (
 )
 
 __all__ = [
+    "ANALYSES",
     "NUMERICS_VERSION",
+    "AnalysisSpec",
     "DataSpec",
     "InitSpec",
     "ModelSpec",
@@ -27,6 +30,7 @@ __all__ = [
     "StudySpec",
     "TrainSpec",
     "load_study",
+    "read_study",
     "read_yaml",
     "study_from",
     "to_yaml",

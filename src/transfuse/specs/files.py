@@ -57,6 +57,16 @@ _Loader.add_implicit_resolver(
 )
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that `_Loader`, or YAML 1.1, would read as something else."""
+
+
+_Dumper.yaml_implicit_resolvers = {
+    letter: [*_Loader.yaml_implicit_resolvers.get(letter, ()), *yaml.SafeDumper.yaml_implicit_resolvers.get(letter, ())]
+    for letter in {*_Loader.yaml_implicit_resolvers, *yaml.SafeDumper.yaml_implicit_resolvers}
+}
+
+
 def read_yaml(text: str, where: str = "") -> dict[str, Any]:
     """Read the mapping that a study file holds.
 
@@ -86,6 +96,9 @@ def study_from(content: Mapping[str, Any], where: str = "") -> StudySpec:
     from pydantic import TypeAdapter, ValidationError
 
     left = copy.deepcopy(dict(content))
+    if isinstance(named := left.get("analyses"), str | list):  # a bare name is an analysis with its defaults
+        every = [named] if isinstance(named, str) else named
+        left["analyses"] = [{"what": one} if isinstance(one, str) else one for one in every]
     strange = _not_plain(left)
     if strange:
         raise SpecError(strange, where)
@@ -103,8 +116,8 @@ def study_from(content: Mapping[str, Any], where: str = "") -> StudySpec:
             before = copy.deepcopy(left)
             for one in found:
                 keys, _ = _walk(one["loc"])
-                if not _mend(left, keys, bool(one.get("ctx", {}).get("error")) or one["type"] == "missing"):
-                    dropped.add((".".join(keys[:-1]), keys[-1]) if keys else ("", ""))
+                if gone := _mend(left, keys, bool(one.get("ctx", {}).get("error")) or one["type"] == "missing"):
+                    dropped.add((".".join(gone[:-1]), gone[-1]))
             if left == before:
                 break
         else:
@@ -129,30 +142,63 @@ def _not_plain(value: Any, path: str = "") -> list[str]:
 _STAND_INS: dict[str, dict[str, Any]] = {
     "data": {"name": "?"},
     "train": {"steps": 1},
-    "models": {"name": "?"},
+    "models": {"name": "?", "weights": "?"},
     "arms": {},
+    "sources": {"train": {"steps": 1}},
+    "analyses": {"what": "knn"},
+    "part of train": {},
 }
 
 
-def _mend(content: dict[str, Any], keys: Sequence[str], whole: bool) -> bool:
-    """Drop a key that cannot be read or, for a `whole` node that makes no sense, put a plain one in its place."""
+def _kind(keys: Sequence[str]) -> str:
+    """What a study file has at a path, if it is something that a plain one can stand in for."""
+    *above, last = keys
+    if not above or (len(above) == 2 and above[0] == "sources"):
+        of_source = {"model": "models", "init": "arms"} if above else {}
+        return last if last in ("data", "train") else of_source.get(last, "")
+    if above[-1] == "train" and _kind(above) == "train" and last in ("optimizer", "schedule", "stopping"):
+        return "part of train"
+    return above[0] if len(above) == 1 and above[0] in ("models", "arms", "sources", "analyses") else ""
+
+
+def _mend(content: dict[str, Any], keys: Sequence[str], whole: bool) -> Sequence[str]:
+    """Put a plain node in the place of one that makes no sense (`whole`), or drop a key that cannot be read.
+
+    Returns:
+        The path of the key that was dropped, so that its absence is not another mistake.
+    """
     for depth in range(len(keys), 0, -1):
-        kind = keys[depth - 1] if keys[depth - 1] in ("data", "train") else keys[depth - 2] if depth == 2 else ""
-        node = _at(content, keys[:depth])
-        if whole and kind in _STAND_INS and isinstance(node, dict):
-            kept = {"weights": node["weights"]} if isinstance(node.get("weights"), str) and kind == "models" else {}
-            node.clear()
-            node.update({**_STAND_INS[kind], **kept})
-            return True
-    parent = _at(content, keys[:-1])
-    if not whole and keys and isinstance(parent, dict) and not isinstance(parent.get(keys[-1], {}), dict):
-        del parent[keys[-1]]
-    return False
+        kind, node = _kind(keys[:depth]), _at(content, keys[:depth])
+        above = _at(content, keys[: depth - 1])
+        if not kind or not (whole if isinstance(node, dict) else depth == len(keys)):
+            continue
+        stand_in = copy.deepcopy(_STAND_INS[kind])
+        weights = node.get("weights") if isinstance(node, dict) else None
+        if isinstance(weights, str) and kind in ("models", "arms"):
+            stand_in |= {"weights": weights} if kind == "models" else {"weights": weights, "depth": "all"}
+        elif isinstance(node, dict) and kind == "models":
+            del stand_in["weights"]  # that a network has none may be a mistake; what is not read is none
+        if isinstance(above, list):
+            above[int(keys[depth - 1])] = stand_in
+        else:
+            above[keys[depth - 1]] = stand_in
+        return []
+    last = len(keys)
+    while last > 1 and isinstance(_at(content, keys[: last - 1]), list):
+        last -= 1  # one wrong entry spoils the list
+    above = _at(content, keys[: last - 1])
+    if keys and isinstance(above, dict) and (last < len(keys) or not (whole or isinstance(_at(content, keys), dict))):
+        above.pop(keys[last - 1], None)
+        return keys[:last]
+    return []
 
 
 def _at(content: Any, keys: Sequence[str]) -> Any:
     for key in keys:
-        content = content.get(key) if isinstance(content, dict) else None
+        if isinstance(content, list):
+            content = content[int(key)] if key.isdigit() and int(key) < len(content) else None
+        else:
+            content = content.get(key) if isinstance(content, dict) else None
     return content
 
 
@@ -161,6 +207,15 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> StudySpec:
 
     Raises:
         SpecError: the file is missing or holds mistakes (all of them are listed).
+    """
+    return study_from(read_study(path, overrides), str(path))
+
+
+def read_study(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What a study file holds, with the overrides, whether or not it makes sense.
+
+    Raises:
+        SpecError: there is no such file, it is no YAML, or an override is none.
     """
     path = Path(path)
     try:
@@ -174,12 +229,12 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> StudySpec:
     content = read_yaml(text, str(path))
     for override in overrides:
         _override(content, override)
-    return study_from(content, str(path))
+    return content
 
 
 def to_yaml(study: StudySpec) -> str:
     """Write a study as YAML, without the values that are defaults; `study_from(read_yaml(...))` gives it back."""
-    return yaml.safe_dump(_without_defaults(study), sort_keys=False, allow_unicode=True, width=110)
+    return yaml.dump(_without_defaults(study), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
 def _without_defaults(spec: Any) -> Any:
@@ -235,6 +290,8 @@ def _walk(loc: Sequence[str | int]) -> tuple[list[str], Any]:
         choices = [k for k in (typing.get_args(kind) or (kind,)) if dataclasses.is_dataclass(k)]
         if typing.get_origin(kind) is dict:
             owner, kind = None, typing.get_args(kind)[1]
+        elif typing.get_origin(kind) is tuple and isinstance(key, int):
+            owner, kind = None, typing.get_args(kind)[0]
         elif dataclasses.is_dataclass(kind) or choices:
             owner = kind if dataclasses.is_dataclass(kind) else choices[0]
             if str(key) == owner.__name__:
@@ -250,16 +307,68 @@ def _walk(loc: Sequence[str | int]) -> tuple[list[str], Any]:
 
 def _sentence(error: Mapping[str, Any], path: str, owner: Any) -> str:
     value, key = error["input"], path.rpartition(".")[2]
+    if error["type"] == "missing" and isinstance(value, list | tuple):  # a list that is too short
+        path, example = path.rpartition(".")[0], _example(path.rpartition(".")[0])
+        return f"{path}: expected a longer list{example}, found {json.dumps(value)}"
     if error["type"] == "missing":
-        return f"{path}: missing; it has no default"
+        return f"{path}: missing; it has no default{_example(path)}"
     if error["type"] == "unexpected_keyword_argument":
         names = [entry.name for entry in dataclasses.fields(owner)] if owner else []
         return f"{path}: unknown key; {nearest(key, names)}"
     if error["type"] == "literal_error":
         names = re.findall(r"'([^']*)'", error["ctx"]["expected"])
         return f"{path}: {value!r} is unknown; {nearest(str(value), names)}"
-    expected = error["msg"].removeprefix("Input should be ")
-    return f"{path}: expected {expected}, found {value!r}"
+    expected = _EXPECTED.get(error["type"]) or error["msg"].removeprefix("Input should be ").replace("valid ", "")
+    shown = "nothing" if value is None else json.dumps(value) if isinstance(value, dict | list) else repr(value)
+    return f"{path}: expected {expected}{_example(path) if expected in _OPAQUE else ''}, found {shown}"
+
+
+_EXPECTED = {
+    "string_type": "text",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "tuple_type": "a list",
+    "dict_type": "a mapping",
+    "dataclass_type": "a mapping",
+}
+_OPAQUE = ("text", "a list", "a mapping")
+_EXAMPLES = {
+    "name": "my-study",
+    "data": "{name: my/table.csv}",
+    "data.name": "my/table.csv",
+    "label_columns": "[grade]",
+    "fractions": "[0.64, 0.16, 0.2]",
+    "models": "{small: {name: cbr_small}}",
+    "models.*": "{name: resnet50}",
+    "models.*.name": "resnet50",
+    "arms": "{random: {}, pretrained: {depth: all}}",
+    "arms.*": "{depth: all}",
+    "overrides": "{conv1: gabor}",
+    "tune": "[layer1]",
+    "train": "{epochs: 20}",
+    "optimizer": "{learning_rate: 1e-4}",
+    "schedule": "{name: step, milestones: [30, 60]}",
+    "stopping": "{patience: 5}",
+    "milestones": "[30, 60]",
+    "snapshots": "[10, 100]",
+    "pairs": "[[pretrained, mean_var]]",
+    "pairs.*": "[pretrained, mean_var]",
+    "seeds": "[0, 1, 2]",
+    "sources": "{first: {data: {name: cifar100}, train: {epochs: 10}}}",
+    "sources.*": "{train: {epochs: 10}}",
+    "analyses": "[cka, knn]",
+    "blocks": "[layer1, layer4]",
+}
+
+
+def _example(path: str) -> str:
+    """What may stand at a path: the examples are known by the whole path or by its last key."""
+    first, *rest = path.split(".")
+    named = [".".join([first, "*", *rest[1:]])] if first in ("models", "arms", "sources", "pairs") and rest else []
+    known = [*named, path, *(key for key in rest[-1:] if key != "name" and len(named + rest) != 2)]
+    return next((f", e.g. {_EXAMPLES[key]}" for key in known if key in _EXAMPLES), "")
 
 
 def _merge(found: list[str]) -> str:

@@ -22,10 +22,13 @@ _THROUGH_FINGERPRINT = (
 _LATER = {
     "init": (
         *("embeddings", "gabor_scale", "tune", "truncate", "pool", "slim", "lora"),
-        *("learning_rate", "layer_decay", "l2_sp"),
+        *("learning_rate", "head_learning_rate", "layer_decay", "l2_sp"),
     ),
     "optimizer": ("layer_decay", "l2_sp"),
 }
+
+_RECALIBRATION = 2
+"""Raised when a change of ours alters the numbers of `norm: recalibrate` alone; part of the identity of such runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +36,8 @@ class RunSpec:
     """One training, resolved: everything that decides its numbers, and the names it goes by.
 
     `run_id` hashes what decides the numbers (data fingerprint, sha256 of the weights, source run, seed, settings,
-    threads); names, folders and paths are left out, so the same training is recognised wherever it is asked for.
+    threads, the code of a network of one's own); names, folders and paths are left out, so the same training is
+    recognised wherever it is asked for.
     """
 
     data: DataSpec
@@ -45,6 +49,7 @@ class RunSpec:
     fingerprint: str
     weights_sha256: str | None = None
     source_run: str | None = None
+    network_sha256: str | None = None
 
     def identity(self) -> dict[str, Any]:
         """What decides the numbers, as plain values."""
@@ -58,7 +63,7 @@ class RunSpec:
         init = _plain(self.init)
         del init["weights"]  # likewise
         train = _plain(self.train)
-        del train["monitor"]
+        del train["monitor"], train["snapshots"]  # snapshots change no number
         for name, spec, plain in (
             ("init", InitSpec, init),
             ("optimizer", OptimizerSpec, train["optimizer"]),
@@ -77,6 +82,10 @@ class RunSpec:
             "weights_sha256": self.weights_sha256,
             "source_run": self.source_run,
         }
+        if self.network_sha256 is not None:
+            identity["network_sha256"] = self.network_sha256
+        if self.init.norm == "recalibrate":
+            identity["recalibration"] = _RECALIBRATION
         return json.loads(json.dumps(identity))
 
     @property

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from transfuse.errors import SpecError, nearest
+from transfuse.specs.analyses import AnalysisSpec
 
 Metric = Literal[
     "auroc",
@@ -22,6 +23,9 @@ Metric = Literal[
     "referable_auroc_max",
 ]
 Augmentation = Literal["none", "fundus", "cxr", "chestxray14", "imagenet", "cifar", "matsoukas", "peng", "peng-code"]
+BOUNDS: dict[str, tuple[float, float]] = {"kappa": (-1.0, 1.0), "brier": (0.0, 2.0)}
+"""Smallest and largest value of the metrics that do not lie between 0 and 1."""
+
 Depth = int | str
 Level = Literal["stage", "block", "layer", "wt-st"]
 
@@ -149,7 +153,8 @@ class InitSpec:
         pool: the head of a truncated network sees the `average` of the feature map, or all of it (`none`).
         slim: how many blocks keep their width; the others have half of it.
         lora: rank of low-rank adapters of the attention, which are trained instead of the blocks (transformers).
-        learning_rate, layer_decay, l2_sp: of this arm, where not as in `train.optimizer`.
+        learning_rate, head_learning_rate, layer_decay, l2_sp: of this arm, where not as in `train.optimizer`; a
+            learning_rate without a head_learning_rate is the head's too.
     """
 
     __pydantic_config__ = _STRICT
@@ -172,6 +177,7 @@ class InitSpec:
     slim: Depth | None = None
     lora: int | None = None
     learning_rate: float | None = None
+    head_learning_rate: float | None = None
     layer_decay: float | None = None
     l2_sp: float | None = None
 
@@ -191,6 +197,14 @@ class InitSpec:
     def uses_weights(self) -> bool:
         """Whether this arm makes use of pretrained weights where there are any: Gabor filters take their scale."""
         return self.needs_weights or "gabor" in self.overrides.values()
+
+    @property
+    def can_draw_back(self) -> bool:
+        """Whether transferred weights may be among those that are trained (for `l2_sp`); the blocks decide."""
+        by_depth = self.depth != 0 and self.freeze not in ("all", self.depth)
+        otherwise = (self.norm == "transfer" or "transfer" in self.overrides.values()) and self.freeze != "all"
+        resampled = self.rest != "random" and self.embeddings == "keep" and self.freeze != "all"
+        return self.head == "source" or (self.lora is None and (by_depth or otherwise or resampled))
 
     @property
     def sweeps(self) -> tuple[str, ...]:
@@ -213,6 +227,12 @@ class InitSpec:
             for name, value, good, expected in (
                 ("lora", self.lora, (self.lora or 1) >= 1, "a rank of 1 or more"),
                 ("learning_rate", self.learning_rate, (self.learning_rate or 1) > 0, "a positive number"),
+                (
+                    "head_learning_rate",
+                    self.head_learning_rate,
+                    (self.head_learning_rate or 1) > 0,
+                    "a positive number",
+                ),
                 ("layer_decay", self.layer_decay, 0 < (self.layer_decay or 1) <= 1, "a number in (0, 1]"),
                 ("l2_sp", self.l2_sp, (self.l2_sp or 1) > 0, "a positive number"),
             )
@@ -234,6 +254,12 @@ class InitSpec:
         if self.slim is not None and self.rest != "random":
             problems.append(
                 f"rest is {self.rest!r}, but the weights above slim have other shapes; expected rest: random"
+            )
+        if self.l2_sp is not None and not self.can_draw_back:
+            why = "nothing is transferred" if not self.needs_weights else "nothing that is transferred is trained"
+            problems.append(
+                f"l2_sp is {self.l2_sp}: it draws transferred weights back to their start, and {why}; "
+                f"{'give depth, e.g. depth: all' if not self.needs_weights else 'freeze less'}, or leave l2_sp out"
             )
         if self.weights is not None and not self.uses_weights:
             problems.append(f"weights is {self.weights!r}, but nothing of it is used; give depth, rest or head")
@@ -339,6 +365,8 @@ class TrainSpec:
         test_crops: `center`, or `ten` crops averaged, as V tests.
         threads: CPU threads of a run; part of its identity, since sums change bits with it.
         precision: `no`, `bf16` or `fp16`.
+        snapshots: steps whose weights are kept, or `log`: 1, 2, 4, 8, ... and the last. The analysis `dynamics` asks
+            for `log` by itself.
     """
 
     __pydantic_config__ = _STRICT
@@ -356,11 +384,17 @@ class TrainSpec:
     test_crops: Literal["center", "ten"] = "center"
     threads: int = 1
     precision: Literal["no", "bf16", "fp16"] = "no"
+    snapshots: Literal["log"] | tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         problems = []
-        if (self.epochs is None) == (self.steps is None):
-            problems.append("give the length of the training as either epochs or steps")
+        if self.epochs is None and self.steps is None:
+            problems.append("give the length of the training as either epochs or steps, e.g. epochs: 20")
+        elif self.epochs is not None and self.steps is not None:
+            problems.append(
+                f"epochs is {self.epochs} and steps is {self.steps}; give the length of the training as either epochs "
+                "or steps, and null for the other (train.steps=null, where the file says steps)"
+            )
         for name, value in (("epochs", self.epochs), ("steps", self.steps)):
             if value is not None and value <= 0:
                 problems.append(f"{name} is {value}; expected more than 0")
@@ -372,6 +406,8 @@ class TrainSpec:
             )
         if self.threads < 1:
             problems.append(f"threads is {self.threads}; expected 1 or more")
+        if isinstance(self.snapshots, tuple) and any(step < 1 for step in self.snapshots):
+            problems.append(f"snapshots are {list(self.snapshots)}; expected steps of 1 or more, or log")
         _refuse(problems)
 
 
@@ -404,6 +440,8 @@ class StudySpec:
         baseline: the arm that the others are compared with.
         pairs: further pairs to compare, `[[pretrained, mean_var], ...]`: the first against the second.
         seeds: how many, or which; a seed is initialisation, order and augmentation, never the split.
+        sources: trainings whose weights the arms start from.
+        analyses: what to look at inside the networks, `[cka, {what: knn, k: 100}]`; never changes a training.
     """
 
     __pydantic_config__ = _STRICT
@@ -421,6 +459,7 @@ class StudySpec:
     pairs: tuple[tuple[str, str], ...] = ()
     seeds: int | tuple[int, ...] = 3
     sources: dict[str, SourceSpec] = field(default_factory=dict)
+    analyses: tuple[AnalysisSpec, ...] = ()
 
     @property
     def seed_list(self) -> tuple[int, ...]:
@@ -447,10 +486,53 @@ class StudySpec:
             ]
         if not self.margin > 0:
             problems.append(f"margin: {self.margin} is no margin; expected a positive difference in {self.metric}")
+        low, high = BOUNDS.get(self.metric, (0.0, 1.0))
+        if self.margin >= high - low:
+            problems.append(
+                f"margin: {self.margin} leaves no two arms apart: {self.metric} lies between {low:g} and {high:g}; "
+                "expected the smallest difference that matters to you, e.g. 0.02"
+            )
+        if self.threshold is not None and not low <= self.threshold <= high:
+            problems.append(
+                f"threshold: {self.threshold} is no value that training can reach: {self.metric} lies between {low:g} "
+                f"and {high:g}"
+            )
         if not self.seed_list or len(set(self.seed_list)) != len(self.seed_list) or min(self.seed_list) < 0:
             problems.append(f"seeds: {self.seeds}; expected a positive number of seeds, or a list of different ones")
         problems += self._weight_problems()
+        problems += [
+            f"analyses.{index}: {problem}"
+            for index, analysis in enumerate(self.analyses)
+            for problem in self._analysis_problems(analysis)
+        ]
         _refuse(problems)
+
+    def _analysis_problems(self, analysis: AnalysisSpec) -> list[str]:
+        between = analysis.between if isinstance(analysis.between, tuple) else ()
+        arms = [*analysis.arms, *(name.partition(":")[0] for pair in between for name in pair)]
+        bases = {arm.partition("@")[0] for arm in self.arms}  # of sweeps, unfolded or not
+        sweeps = {arm for arm, init in self.arms.items() if init.sweeps}
+        problems = [
+            f"{arm!r} is not an arm; {nearest(arm, self.arms)}"
+            for arm in dict.fromkeys(arms)
+            if arm not in self.arms and arm not in bases and arm.partition("@")[0] not in sweeps
+        ]
+        problems += [
+            f"{model!r} is not a network; {nearest(model, self.models)}"
+            for model in analysis.models
+            if model not in self.models
+        ]
+        problems += [
+            f"{seed} is not a seed of the study; {nearest(seed, self.seed_list)}"
+            for seed in analysis.seeds
+            if seed not in self.seed_list
+        ]
+        if analysis.source is not None and analysis.source not in self.sources:
+            problems.append(f"{analysis.source!r} is not a source; {nearest(analysis.source, self.sources)}")
+        same = analysis.between == "seeds" or any(_arm(a) == _arm(b) and _at(a) == _at(b) for a, b in between)
+        if same and len(analysis.seeds or self.seed_list) < 2:
+            problems.append("an arm is compared with itself over its seeds, and there is only one; give two or more")
+        return problems
 
     def _weight_problems(self) -> list[str]:
         problems = []
@@ -463,6 +545,11 @@ class StudySpec:
             for name, source in self.sources.items()
             if source.model is not None and source.model.weights
         }
+        asked |= {
+            source.init.weights: f"sources.{name}.init.weights"
+            for name, source in self.sources.items()
+            if source.init.weights
+        }
         runs = {weights.removeprefix("run:"): path for weights, path in asked.items() if weights.startswith("run:")}
         for name, path in runs.items():
             if name not in self.sources:
@@ -472,7 +559,7 @@ class StudySpec:
             if hungry and model.weights is None:
                 problems.append(
                     f"models.{label}.weights: missing, but the arm{'s' if len(hungry) > 1 else ''} {', '.join(hungry)} "
-                    "need pretrained weights; give a timm tag, a file, or run:NAME"
+                    f"need{'' if len(hungry) > 1 else 's'} pretrained weights; give a timm tag, a file, or run:NAME"
                 )
         for name, source in self.sources.items():
             if name not in runs and not any(problem.startswith("models.") for problem in problems):
@@ -512,3 +599,11 @@ class StudySpec:
                 return [f"sources.{name}.init needs weights for the network {label}: give {keys}"]
             name = (model.weights or "").removeprefix("run:") if (model.weights or "").startswith("run:") else ""
         return []
+
+
+def _arm(network: str) -> str:
+    return network.partition(":")[0]
+
+
+def _at(network: str) -> str:
+    return network.partition(":")[2] or "trained"

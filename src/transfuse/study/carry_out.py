@@ -7,15 +7,18 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
+from itertools import chain
 from typing import NamedTuple
 
 from transfuse.results.store import Store, write_json
 from transfuse.specs import StudySpec
+from transfuse.study.analyse import do_analysis
+from transfuse.study.analyses import PlannedAnalysis, plan_analyses
 from transfuse.study.conclude import write_samples
-from transfuse.study.events import Ended, Event, Failed, Tell
+from transfuse.study.events import Ended, Event, Failed, Note, Tell
 from transfuse.study.executors import Queue, in_process, local_processes
 from transfuse.study.expand import PlannedRun, without_repeats
-from transfuse.study.plan import Plan, status, write_plan
+from transfuse.study.plan import Plan, analysis_status, lacks_snapshots, status, write_plan
 from transfuse.study.run import do_run
 from transfuse.study.sources import open_data
 
@@ -24,14 +27,14 @@ Show = Callable[[int, int, int], AbstractContextManager[Tell]]
 
 
 class Outcome(NamedTuple):
-    """The plan that was carried out, and how many of its runs stand where: by state, as `status` names them."""
+    """The plan that was carried out, and how many of its runs and analyses stand where: by state, as `status` says."""
 
     plan: Plan
     states: dict[str, int]
 
     @property
     def complete(self) -> bool:
-        """Whether every run has ended with a record."""
+        """Whether every run and every analysis has ended with a record."""
         return set(self.states) <= {"finished", "diverged"}
 
 
@@ -49,7 +52,7 @@ def default_workers(threads: int, device: str = "auto") -> int:
 def carry_out(
     study: StudySpec, runs: list[PlannedRun], store: Store, *, show: Show, workers: int, device: str = "auto"
 ) -> Outcome:
-    """Do every run of the study that has no record yet.
+    """Do every run of the study that has no record yet, then every analysis of finished runs that has none.
 
     Args:
         study: the study.
@@ -63,9 +66,10 @@ def carry_out(
         StoreError: the folder cannot be written.
         KeyboardInterrupt: on Ctrl-C; every run goes on from its last checkpoint at the next start.
     """
-    plan = write_plan(store, study, runs)
+    analyses = plan_analyses(study, runs)
+    plan = write_plan(store, study, runs, analyses)
     distinct = without_repeats(runs)
-    records = {run.run_id: store.record(run.run_id) for run in distinct}
+    records = {run.run_id: None if lacks_snapshots(store, run) else store.record(run.run_id) for run in distinct}
     done = {run_id for run_id, record in records.items() if record is not None and record.status == "finished"}
     ended = {run_id for run_id, record in records.items() if record is not None}
     queue = Queue(distinct, ended, store.is_running)
@@ -82,12 +86,43 @@ def carry_out(
             if record is not None and run.run_id not in done:
                 for consequence in queue.hear(Ended(run.run_id, run.title, record.status, record.reason, 0.0)):
                     tell(consequence)
-        work = partial(do_run, root=store.root, device=device)
-        if workers == 1:
-            in_process(queue, work, tell)
-        else:
-            local_processes(queue, work, tell, workers=workers, gpus=_gpus() if device in ("auto", "cuda") else ())
-    return Outcome(plan, dict(Counter(found.state for found in status(store, plan.rows))))
+        _execute(queue, do_run, store, tell, workers, device)
+    _analyse(analyses, store, show=show, workers=workers, device=device)
+    looked = {one.row["analysis_id"]: one for one in analysis_status(store, plan.analyses)}
+    found = chain(status(store, plan.rows), looked.values())
+    return Outcome(plan, dict(Counter(one.state for one in found)))
+
+
+def _analyse(analyses: list[PlannedAnalysis], store: Store, *, show: Show, workers: int, device: str) -> None:
+    """Do the analyses whose runs have finished and that have no record yet."""
+    records = store.analyses
+    distinct = list({job.run_id: job for job in analyses if _can_be_done(job, store)}.values())
+    ended = {job.run_id for job in distinct if records.record(job.run_id) is not None}
+    if len(ended) == len(distinct):
+        return
+    queue = Queue(distinct, ended, records.is_running)
+    with show(len(distinct), len(ended), workers) as say:
+        say(Note(f"Looking inside the networks: {len(distinct) - len(ended)} analyses"))
+
+        def tell(event: Event) -> None:
+            if isinstance(event, Failed):
+                _write_failure(records, event)
+            say(event)
+
+        _execute(queue, do_analysis, store, tell, workers, device)
+
+
+def _execute(queue: Queue, do: Callable[..., None], store: Store, tell: Tell, workers: int, device: str) -> None:
+    work = partial(do, root=store.root, device=device)
+    if workers == 1:
+        in_process(queue, work, tell)
+    else:
+        local_processes(queue, work, tell, workers=workers, gpus=_gpus() if device in ("auto", "cuda") else ())
+
+
+def _can_be_done(job: PlannedAnalysis, store: Store) -> bool:
+    records = [store.record(side.run.run_id) for side in job.sides]
+    return all(record is not None and record.status == "finished" for record in records)
 
 
 def _write_failure(store: Store, event: Failed) -> None:

@@ -15,7 +15,8 @@ from transfuse.results.arms import ArmComparison, ArmEstimate
 from transfuse.results.recommend import Recommendation, recommend
 from transfuse.results.store import Store, Tables, replacing, write_table
 from transfuse.specs import StudySpec, to_yaml
-from transfuse.study.plan import Plan, status
+from transfuse.study.compared import compared
+from transfuse.study.plan import Plan, analysis_status, status
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +29,7 @@ class Conclusion(NamedTuple):
 
     Attributes:
         study: the study's settings as plain values, for the report.
-        tables: runs, history, predictions.
+        tables: runs, history, predictions, measurements.
         comparisons: every arm against the baseline, and the study's pairs.
         estimates: the test metric of every arm.
         recommendation: what follows.
@@ -36,6 +37,8 @@ class Conclusion(NamedTuple):
         environment: versions and machine of the runs.
         failures: runs without a record, each with its `state` and `reason`.
         samples: sample images as (caption, PNG bytes).
+        pictures: what the analyses drew: the names of the analysis, a caption, and a uint8 array.
+        analyses: where every analysis stands: its names, `state` and `reason`, and the `notes` of its record.
     """
 
     study: dict[str, Any]
@@ -47,13 +50,17 @@ class Conclusion(NamedTuple):
     environment: dict[str, Any]
     failures: list[dict[str, Any]]
     samples: list[tuple[str, bytes]]
+    pictures: list[tuple[dict[str, Any], str, np.ndarray]]
+    analyses: list[dict[str, Any]]
 
 
 def conclude(store: Store, plan: Plan) -> Conclusion:
     """Conclude a study from its files alone; neither data, networks nor torch are touched. Writes the tables."""
-    study, rows = plan
-    tables = store.tables(rows)
+    study, rows, analyses = plan
+    tables = store.tables(rows, analyses)
     for kind, frame in tables._asdict().items():
+        if kind == "measurements" and not plan.analyses:
+            continue
         write_table(store.study_folder(study.name) / "tables" / f"{kind}.parquet", frame)
     scores = _scores(tables)
     comparisons = [
@@ -72,6 +79,11 @@ def conclude(store: Store, plan: Plan) -> Conclusion:
     ]
     plain = {**dataclasses.asdict(study), "seeds": list(study.seed_list), "confidence": 0.95, "spec": to_yaml(study)}
     plain["data"] = {**plain["data"], **_data_facts(tables.runs)}
+    images = _images(tables.predictions)
+    plain["analyses"] = [
+        {**dataclasses.asdict(spec), "compared": compared(spec, images), "compares": spec.compares}
+        for spec in study.analyses
+    ]
     recommendation = recommend(
         plain, comparisons, estimates, runs=tables.runs, history=tables.history, notes=notes, failures=failures
     )
@@ -85,7 +97,27 @@ def conclude(store: Store, plan: Plan) -> Conclusion:
         _environment(store, rows),
         failures,
         _read_samples(store, study.name),
+        [(row, caption, array) for row in analyses for caption, array in store.pictures(row)],
+        _analyses(store, analyses),
     )
+
+
+def _images(predictions: pd.DataFrame) -> dict[str, int]:
+    """How many images each part of the study's data has, as far as a run has predicted them."""
+    if predictions.empty:
+        return {}
+    first = predictions[predictions["run_id"] == predictions["run_id"].iloc[-1]]
+    return {str(part): int(count) for part, count in first["part"].value_counts().items()}
+
+
+def _analyses(store: Store, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Where every analysis stands, and what it warned of."""
+    found = []
+    for one in analysis_status(store, rows):
+        record = store.analyses.record(one.row["analysis_id"]) if one.state == "finished" else None
+        notes = list(record.notes) if record is not None else []
+        found.append({**one.row, "state": one.state, "reason": one.detail, "notes": notes})
+    return found
 
 
 def _notes(store: Store, rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Started:
-    """A run begins, or goes on from a checkpoint (`again`)."""
+    """A run begins, or goes on from a checkpoint (`again`); an analysis has no steps to count."""
 
     run_id: str
     title: str
-    steps: int
+    steps: int | None
     again: bool = False
 
 
 @dataclass(frozen=True)
 class Validated:
-    """A validation within a run."""
+    """A validation within a run; `repeated` if it was done before the run was interrupted."""
 
     run_id: str
     step: int
@@ -27,6 +27,7 @@ class Validated:
     value: float | None
     train_loss: float
     best: bool
+    repeated: bool = False
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,29 @@ import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from transfuse.study.events import Ended, Event, Failed, Tell
-from transfuse.study.expand import PlannedRun
 
-Work = Callable[[PlannedRun, Tell], None]
-"""Does one run to its end; raises nothing but KeyboardInterrupt; must be picklable for worker processes."""
+
+class Job(Protocol):
+    """What can be done by itself: a run, or an analysis."""
+
+    @property
+    def run_id(self) -> str:
+        """Its identity."""
+
+    @property
+    def needs(self) -> str | None:
+        """The run that must have finished before it starts."""
+
+    @property
+    def title(self) -> str:
+        """How a person recognises it."""
+
+
+Work = Callable[[Any, Tell], None]
+"""Does one job to its end; raises nothing but KeyboardInterrupt; must be picklable for worker processes."""
 
 
 class Queue:
@@ -27,14 +43,12 @@ class Queue:
         held: whether another process is at a run now.
     """
 
-    def __init__(
-        self, runs: Sequence[PlannedRun], done: set[str], held: Callable[[str], bool] = lambda run_id: False
-    ) -> None:
+    def __init__(self, runs: Sequence[Job], done: set[str], held: Callable[[str], bool] = lambda run_id: False) -> None:
         self._waiting = deque(run for run in runs if run.run_id not in done)
         self._done = set(done)
         self._held = held
 
-    def ready(self) -> PlannedRun | None:
+    def ready(self) -> Job | None:
         """Take the next run that can start now."""
         ready = [run for run in self._waiting if run.needs is None or run.needs in self._done]
         if not ready:
@@ -44,14 +58,16 @@ class Queue:
         return run
 
     def hear(self, event: Event) -> Iterator[Event]:
-        """Take note of an event; when a source has no weights to give, its runs fail too, and are yielded."""
+        """Take note of an event; a source without weights to give fails its runs, and theirs, which are yielded."""
         if isinstance(event, Ended) and event.status == "finished":
             self._done.add(event.run_id)
         elif isinstance(event, Failed | Ended):
             why = event.message if isinstance(event, Failed) else event.reason
             for run in [run for run in self._waiting if run.needs == event.run_id]:
                 self._waiting.remove(run)
-                yield Failed(run.run_id, run.title, f"its source run ({event.title}) gave no weights: {why}")
+                failed = Failed(run.run_id, run.title, f"its source run ({event.title}) gave no weights: {why}")
+                yield failed
+                yield from self.hear(failed)
 
 
 def in_process(queue: Queue, work: Work, tell: Tell) -> None:
@@ -83,7 +99,7 @@ def local_processes(queue: Queue, work: Work, tell: Tell, *, workers: int, gpus:
         gpus: names for CUDA_VISIBLE_DEVICES; each worker sees one of them.
     """
     context = multiprocessing.get_context("spawn")
-    busy: dict[_Worker, PlannedRun] = {}
+    busy: dict[_Worker, Job] = {}
     idle: list[_Worker] = []
 
     def start() -> _Worker:
@@ -96,7 +112,7 @@ def local_processes(queue: Queue, work: Work, tell: Tell, *, workers: int, gpus:
         theirs.close()
         return _Worker(process, ours, slot)
 
-    def give(run: PlannedRun) -> None:
+    def give(run: Job) -> None:
         while idle:
             worker = idle.pop()
             try:

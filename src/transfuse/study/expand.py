@@ -1,12 +1,14 @@
-"""From a study to its runs: a pure function of the study and two look-ups, of fingerprints and hashes of weights."""
+"""From a study to its runs: a pure function of the study and of look-ups: fingerprints, blocks, hashes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from transfuse.specs import DataSpec, InitSpec, ModelSpec, RunSpec, TrainSpec
+from transfuse.study.meaning import draws_back, meaning, training
 from transfuse.study.sweeps import Unfolded
 
 
@@ -51,7 +53,10 @@ class PlannedRun:
 
 
 def expand(
-    unfolded: Unfolded, fingerprint: Callable[[DataSpec], str], weights_sha256: Callable[[str, str | None], str]
+    unfolded: Unfolded,
+    fingerprint: Callable[[DataSpec], str],
+    weights_sha256: Callable[[str, str | None], str],
+    network_sha256: Callable[[ModelSpec, DataSpec], str | None],
 ) -> list[PlannedRun]:
     """List every run of a study, sources first.
 
@@ -59,43 +64,51 @@ def expand(
         unfolded: the study, with one arm for each block where it says `every`.
         fingerprint: gives the fingerprint of a data set.
         weights_sha256: gives the SHA-256 of a weights file by its name and the data's root.
+        network_sha256: gives the digest of a network of one's own, None for every other.
 
     Returns:
         One planned run for each source and network, and for each network, arm and seed.
     """
     study = unfolded.study
+    followed = [analysis for analysis in study.analyses if analysis.what == "dynamics"]
     sources: list[PlannedRun] = []
 
     def plan(
-        data: DataSpec, model: ModelSpec, init: InitSpec, train: TrainSpec, seed: int, names: tuple[str, str, str]
-    ) -> PlannedRun:
+        data: DataSpec, model: ModelSpec, init: InitSpec, train: TrainSpec, seed: int, names: tuple[str, str, str],
+        asking: ModelSpec,
+    ) -> PlannedRun:  # fmt: skip
         label, arm, role = names
         sha = needs = None
+        init = meaning(init, model, unfolded.names)
         if not init.uses_weights:
             model = replace(model, weights=None)
         elif (model.weights or "").startswith("run:"):
-            needs = source_of(label, model)
+            needs = source_of(label, model, asking)
         elif model.weights is not None:
             sha = weights_sha256(model.weights, data.root)
+        if role == "arm" and not train.snapshots and any(analysis.covers(label, arm, seed) for analysis in followed):
+            train = replace(train, snapshots="log")
         spec = RunSpec(
             data=data,
             model=model,
-            init=replace(init, weights=None, learning_rate=None, layer_decay=None, l2_sp=None),
-            train=_with_own_rates(train, init),
+            init=replace(init, weights=None, learning_rate=None, head_learning_rate=None, layer_decay=None, l2_sp=None),
+            train=training(train, init, partial(draws_back, init, model, unfolded.names)),
             seed=seed,
             monitor=train.monitor or study.metric if role == "arm" else train.monitor or "loss",
             fingerprint=fingerprint(data),
             weights_sha256=sha,
             source_run=needs,
+            network_sha256=network_sha256(model, data),
         )
         return PlannedRun(spec, spec.run_id, label, arm, role, needs)
 
-    def source_of(label: str, model: ModelSpec) -> str:
+    def source_of(label: str, model: ModelSpec, asking: ModelSpec) -> str:
         name = (model.weights or "").removeprefix("run:")
         source = study.sources[name]
-        # The network as the study names it: a source that starts from another source asks for that one by itself.
-        own = study.source_model(name, study.models[label])
-        run = plan(study.source_data(name), own, source.init, source.train, source.seed, (label, name, "source"))
+        # The network of whoever asks, as the study names it: the label's, or that of a source that starts from this.
+        own = study.source_model(name, asking)
+        names = (label, name, "source")
+        run = plan(study.source_data(name), own, source.init, source.train, source.seed, names, own)
         if run not in sources:
             sources.append(run)
         return run.run_id
@@ -108,6 +121,7 @@ def expand(
             study.train,
             seed,
             (label, arm, "arm"),
+            model,
         )
         for label, model in study.models.items()
         for arm in unfolded.arms[label]
@@ -116,15 +130,8 @@ def expand(
     return sources + arms
 
 
-_OF_THE_OPTIMIZER = ("learning_rate", "layer_decay", "l2_sp")
-
-
-def _with_own_rates(train: TrainSpec, init: InitSpec) -> TrainSpec:
-    """The training's settings with those of the arm's own, so that one training has one identity."""
-    own = {name: value for name in _OF_THE_OPTIMIZER if (value := getattr(init, name)) is not None}
-    return replace(train, optimizer=replace(train.optimizer, **own)) if own else train
-
-
 def without_repeats(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """The runs to be done: arms that come to the same run share it."""
-    return list({run.run_id: run for run in reversed(runs)}.values())[::-1]
+    """The runs to be done: arms that come to the same run share it, and one that keeps snapshots stands for all."""
+    kept = {run.run_id: run for run in reversed(runs)}
+    kept |= {run.run_id: run for run in reversed(runs) if run.spec.train.snapshots}
+    return list(kept.values())[::-1]

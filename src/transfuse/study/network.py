@@ -27,7 +27,7 @@ class Network(NamedTuple):
     """A network ready to be trained.
 
     Attributes:
-        model: the network, without adapters (see `with_adapters`).
+        model: the network, without the adapters of `lora`, which are added after this.
         blocks: its blocks at the level of its arm.
         transfer: what its initialisation did to each entry of its state dict.
     """
@@ -41,6 +41,12 @@ class Network(NamedTuple):
         """The names of the entries that come from the source."""
         return frozenset(row.name for row in self.transfer.tensors if row.treatment == "transferred")
 
+    @property
+    def drawn_back(self) -> frozenset[str]:
+        """The transferred entries that are trained, which is what L2-SP may draw back."""
+        trained = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        return self.transferred & trained
+
 
 def build(
     spec: ModelSpec,
@@ -51,6 +57,7 @@ def build(
     identity_statistics: str | None = None,
     seed: int = 0,
     batches: Iterable[Tensor] | None = None,
+    model: nn.Module | None = None,
 ) -> Network:
     """Build a network and start it as an arm says.
 
@@ -62,6 +69,7 @@ def build(
         identity_statistics: instead of the network's own setting.
         seed: of every draw.
         batches: training images, for `norm: recalibrate`.
+        model: the network of the spec, to be overwritten instead of built: for looking whether an arm fits.
 
     Raises:
         TransfuseError: whatever does not fit.
@@ -69,7 +77,8 @@ def build(
     from transfuse.inits import initialise_
     from transfuse.models import blocks_of, create_model, freeze_, slim, truncate, tune_only_
 
-    model = create_model(spec.name, images.classes, images.channels, image_size=images.size, padding=spec.padding)
+    if model is None:
+        model = create_model(spec.name, images.classes, images.channels, image_size=images.size, padding=spec.padding)
     blocks = blocks_of(model, init.level)
     if init.slim is not None:
         model = slim(model, blocks, init.slim, seed=seed)
@@ -100,6 +109,19 @@ def build(
     if init.tune:
         tune_only_(model, blocks, init.tune, norm_statistics=init.norm_statistics)
     return Network(model, blocks, transfer)
+
+
+def skeleton(spec: ModelSpec, init: InitSpec, images: Images) -> nn.Module:
+    """The network of an arm as it is trained, slim or cut, with weights that mean nothing: for weights of a run."""
+    from transfuse.models import blocks_of, create_model, slim, truncate
+
+    model = create_model(spec.name, images.classes, images.channels, image_size=images.size, padding=spec.padding)
+    blocks = blocks_of(model, init.level)
+    if init.slim is not None:
+        model = slim(model, blocks, init.slim)
+    if init.truncate is not None:
+        model = truncate(model, blocks, init.truncate, images.classes, init.pool, image_size=images.size)
+    return model
 
 
 def _of_what_is_left(transfer: Transfer, model: nn.Module) -> Transfer:

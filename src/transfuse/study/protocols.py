@@ -71,11 +71,15 @@ PROTOCOLS = (
     ),
     Protocol("fixed features [1], every L", "arms: {fixed_1: {depth: all, freeze: every}}", f"{T}, app. E"),
     Protocol("fixed features [2], every L", "arms: {fixed_2: {depth: every, freeze: every}}", f"{T}, app. E"),
-    Protocol("random features, every L", "arms: {random_features: {freeze: every}}", f"{T}, app. E"),
+    Protocol(
+        "random features, every L",
+        "arms: {random_features: {freeze: every, norm_statistics: updated}}",
+        f"{T}, app. E",
+    ),
     Protocol(
         "layer-wise fine-tuning, LWFT",
-        "arms: {lwft: {depth: all, freeze: every, norm_statistics: updated}}\n"
-        "train: {optimizer: {learning_rate: 1e-5, head_learning_rate: 1e-4}}",
+        "arms: {lwft: {depth: all, freeze: every, norm_statistics: updated, learning_rate: 1e-5, "
+        "head_learning_rate: 1e-4}}",
         f"{P}, app. A.2 and its code",
     ),
     Protocol(

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import math
 import shutil
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from transfuse.errors import DataError, StoreError, TransfuseError
+import numpy as np
+
+from transfuse.errors import DataError, SpecError
 from transfuse.results.store import RunRecord, Store, write_json, write_table, write_weights
-from transfuse.study.events import Ended, Failed, Note, Started, Tell, Validated
+from transfuse.study.attempt import attempt
+from transfuse.study.events import Started, Tell, Validated
 from transfuse.study.expand import PlannedRun
 from transfuse.study.measure import contiguous, environment, facts, history_table, recipe_of, test, total_steps
 from transfuse.study.network import Network, build
-from transfuse.study.sources import images_of, normalisation_note, open_data, source_weights, split_data
+from transfuse.study.snapshots import has_snapshots, snapshot_file, snapshot_steps
+from transfuse.study.sources import (
+    images_of,
+    network_sha256,
+    normalisation_note,
+    open_data,
+    source_normalisation_note,
+    source_weights,
+    split_data,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -32,27 +45,13 @@ CHECKPOINT = "last.ckpt"
 def do_run(run: PlannedRun, tell: Tell, *, root: Path, device: str = "auto") -> None:
     """Do one run, or find that it is done; whatever goes wrong is recorded and told, never raised.
 
-    A run that was interrupted goes on from its last checkpoint. Another process at the same run is waited for.
+    A run that was interrupted goes on from its last checkpoint. Another process at the same run is waited for. A run
+    that is done but did not keep the snapshots that are asked for now is done again.
     """
-    store = Store(root)
-    folder = store.run_folder(run.run_id)
-    try:
-        with store.alone(
-            run.run_id, lambda: tell(Note(f"{run.title}: another process is at this run; waiting for it"))
-        ):
-            began = time.monotonic()
-            record = store.record(run.run_id) or _do(run, store, device, tell)
-            tell(Ended(run.run_id, run.title, record.status, record.reason, time.monotonic() - began))
-    except (BrokenPipeError, ConnectionResetError):
-        raise  # nobody listens any more: the study was stopped, the run was not at fault
-    except Exception as error:  # the study goes on without this run
-        message = str(error) if isinstance(error, TransfuseError) else f"{type(error).__name__}: {error}"
-        failure = {"title": run.title, "message": message, "traceback": traceback.format_exc()}
-        try:
-            write_json(folder / "failure.json", failure)
-        except StoreError as second:
-            message = f"{message} (and the failure could not be written down: {second})"
-        tell(Failed(run.run_id, run.title, message))
+    store, wanted = Store(root), run.spec.train.snapshots
+    attempt(
+        run, store, tell, lambda: _do(run, store, device, tell), enough=lambda record: has_snapshots(record, wanted)
+    )
 
 
 def _do(run: PlannedRun, store: Store, device: str, tell: Tell) -> RunRecord:
@@ -69,6 +68,10 @@ def _do(run: PlannedRun, store: Store, device: str, tell: Tell) -> RunRecord:
             f"the data {spec.data.name!r} changed after planning (fingerprint {spec.fingerprint[:12]} then, "
             f"{dataset.info.fingerprint[:12]} now); start the study again to plan it on the data as they are"
         )
+    if network_sha256(spec.model, spec.data) != spec.network_sha256:
+        raise SpecError(
+            f"the network {spec.model.name!r} changed after planning; start the study again to plan it as it is now"
+        )
     split = split_data(spec.data, dataset)
     network = build(
         spec.model,
@@ -76,7 +79,7 @@ def _do(run: PlannedRun, store: Store, device: str, tell: Tell) -> RunRecord:
         images_of(split),
         source=source_weights(spec, store),
         seed=spec.seed,
-        batches=_training_images(split),
+        batches=training_images(split, spec.seed),
     )
     model, blocks = network.model, network.blocks
     outputs = ["spec.json", "environment.json", "initial.safetensors", "history.parquet"]
@@ -84,12 +87,13 @@ def _do(run: PlannedRun, store: Store, device: str, tell: Tell) -> RunRecord:
     frozen_check = _frozen_check(network, spec, split)
     if spec.init.lora is not None:
         add_lora_(model, blocks, rank=spec.init.lora, seed=spec.seed)
+    steps_kept = snapshot_steps(spec.train.snapshots, total_steps(spec, split))
     again = (folder / "checkpoints" / CHECKPOINT).exists()
     tell(Started(run.run_id, run.title, total_steps(spec, split), again))
     epochs: list[Epoch] = []
     diverged = ""
     metrics: dict[str, float | None] = {}
-    with _threads(spec.train.threads):
+    with threads_of_run(spec.train.threads):
         try:
             for epoch in fit(
                 model,
@@ -100,10 +104,12 @@ def _do(run: PlannedRun, store: Store, device: str, tell: Tell) -> RunRecord:
                 seed=spec.seed,
                 head=blocks.head,
                 blocks=blocks,
-                anchored=network.transferred,
+                anchored=network.drawn_back,
                 checkpoint_dir=folder / "checkpoints",
                 device=device,
                 frozen_check=frozen_check,
+                snapshots=steps_kept,
+                keep=lambda step, now: write_weights(folder / snapshot_file(step), _as_before(now, spec)),
             ):
                 epochs.append(epoch)
                 tell(_validated(run, epoch))
@@ -118,13 +124,14 @@ def _do(run: PlannedRun, store: Store, device: str, tell: Tell) -> RunRecord:
             predictions, metrics = test(model, split, spec, device)
             write_table(folder / "predictions.parquet", predictions)
             outputs += ["best.safetensors", "predictions.parquet"]
+    outputs += [snapshot_file(step) for step in steps_kept if (folder / snapshot_file(step)).exists()]
     record = RunRecord(
         run_id=run.run_id,
         status="diverged" if diverged else "finished",
         reason=diverged or epochs[-1].stop_reason or "",
         facts=facts(spec, network, trained, dataset, split, epochs, time.monotonic() - began),
         metrics=metrics,
-        notes=tuple(dict.fromkeys((*dataset.notes, *split.notes, *_weight_notes(network, spec, dataset)))),
+        notes=tuple(dict.fromkeys((*dataset.notes, *split.notes, *_weight_notes(network, spec, dataset, store)))),
         transfer=tuple(network.transfer.rows()),
     )
     record = store.finish(record, outputs)
@@ -132,29 +139,42 @@ def _do(run: PlannedRun, store: Store, device: str, tell: Tell) -> RunRecord:
     return record
 
 
-def _weight_notes(network: Network, spec: RunSpec, dataset: Dataset) -> list[str]:
+def _weight_notes(network: Network, spec: RunSpec, dataset: Dataset, store: Store) -> list[str]:
     """What was done to make the weights fit, and what does not fit."""
     if not spec.init.uses_weights or spec.model.weights is None:
         return []
     transfer, notes = network.transfer, [normalisation_note(spec.data, dataset, spec.model.weights)]
+    if spec.source_run is not None:
+        identity = json.loads((store.run_folder(spec.source_run) / "spec.json").read_text(encoding="utf-8"))["identity"]
+        theirs = identity["data"]["normalise"]
+        notes.append(source_normalisation_note(theirs, spec.data.normalise, f"The weights {spec.model.weights}"))
     if transfer.first_layer:
         notes.append(f"The weights' first layer was fitted to the images by {transfer.first_layer}.")
     notes += [f"{what[:1].upper()}{what[1:]} ({name} of the weights)." for name, what in transfer.fitted[:1]]
     return [note for note in notes if note]
 
 
+def _as_before(model: nn.Module, spec: RunSpec) -> dict[str, Tensor]:
+    """The weights of a network in training, as the network without adapters has them."""
+    if spec.init.lora is None:
+        return contiguous(model)
+    from transfuse.models import merge_lora_
+
+    merged = copy.deepcopy(model)
+    merge_lora_(merged)
+    return contiguous(merged)
+
+
 RECALIBRATION_IMAGES = 2048
 """At most so many training images measure the statistics of batch norms, for `norm: recalibrate`."""
 
 
-def _training_images(split: Split) -> Iterator[Tensor]:
-    """Training images, as they are tested: without augmentation."""
-    left = RECALIBRATION_IMAGES
-    for images, _ in split.train.batches(64):
-        if left <= 0:
-            return
-        yield images[:left]
-        left -= len(images)
+def training_images(split: Split, seed: int) -> Iterator[Tensor]:
+    """Training images, as they are tested (without augmentation): a random choice, as files lie class by class."""
+    part = split.train
+    chosen = np.random.default_rng([seed, len(part)]).permutation(len(part))[:RECALIBRATION_IMAGES]
+    for start in range(0, len(chosen), 64):
+        yield part.normalise(part.tensors(chosen[start : start + 64]))
 
 
 def _frozen_check(network: Network, spec: RunSpec, split: Split) -> Callable[[nn.Module], str] | None:
@@ -180,7 +200,7 @@ def _trained_parameters(model: nn.Module) -> int:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def threads_of_run(count: int) -> Iterator[None]:
     """The number of threads decides the last bits of a sum, so a run has its own."""
     import torch
 
@@ -202,4 +222,5 @@ def _validated(run: PlannedRun, epoch: Epoch) -> Validated:
         value=None if math.isnan(value) else value,
         train_loss=epoch.train_loss,
         best=epoch.is_best,
+        repeated=epoch.repeated,
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,11 +55,14 @@ def images_of(split: Split) -> Images:
 
 def block_names(data: DataSpec) -> BlockNames:
     """Looks up the blocks of networks that are to fit the images of `data`, which are opened when first asked for."""
+    from transfuse.inits.roles import role_of
     from transfuse.models import blocks_of, create_model
+
+    opened = cache(lambda: open_data(data))
 
     @cache
     def found(model: ModelSpec, level: str) -> tuple[BlockName, ...]:
-        dataset = open_data(data)
+        dataset = opened()
         network = create_model(
             model.name,
             len(dataset.info.classes),
@@ -66,7 +71,12 @@ def block_names(data: DataSpec) -> BlockNames:
             padding=model.padding,
             device="meta",
         )
-        return tuple(BlockName(block.name, block.cut) for block in blocks_of(network, level))
+        blocks, modules = blocks_of(network, level), dict(network.named_modules())
+        roles: dict[str, set[str]] = {block.name: set() for block in blocks}
+        for name in network.state_dict():
+            if (owner := blocks.owner(name)) in roles:
+                roles[owner].add(role_of(modules[name.rpartition(".")[0]], name))
+        return tuple(BlockName(one.name, one.cut, one.stays, frozenset(roles[one.name])) for one in blocks)
 
     return found
 
@@ -81,6 +91,28 @@ def fingerprint(spec: DataSpec) -> str:
 def weights_sha256(source: str, root: str | None) -> str:
     """The SHA-256 of a weights file or of a timm tag's file."""
     return _find(source, root).sha256
+
+
+def network_sha256(model: ModelSpec, data: DataSpec) -> str | None:
+    """The digest of a network of one's own, `package.module:function`; None for any other, which its name stands for.
+
+    It holds the names and shapes of the network's weights and the source of its module, with the modules beside it
+    that it takes something from: a network that was changed is another one.
+    """
+    if ":" not in model.name:
+        return None
+    from transfuse.models import create_model
+    from transfuse.models.foreign import source_files
+
+    dataset = open_data(data)
+    network = create_model(
+        model.name, len(dataset.info.classes), dataset.info.channels, image_size=dataset.size, padding=model.padding
+    )
+    shapes = {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
+    digest = hashlib.sha256(json.dumps(shapes).encode())
+    for name, path in source_files(model.name).items():
+        digest.update(f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()
 
 
 def read_source(source: str, root: str | None) -> Weights:
@@ -111,6 +143,22 @@ def normalisation_note(spec: DataSpec, dataset: Dataset, weights: str | None) ->
         f"The weights {weights} were trained on images normalised by mean {list(file.mean)} and standard deviation "
         f"{list(file.std)}, and these are by {list(dataset.mean)} and {list(dataset.std)}: set data.normalise to "
         "theirs, or the pretrained arms are at a disadvantage."
+    )
+
+
+def source_normalisation_note(theirs: object, ours: object, where: str) -> str:
+    """What to know where a source's images are normalised otherwise than the study's; empty where they are not.
+
+    Args:
+        theirs: `normalise` of the source's data.
+        ours: of the study's.
+        where: whose it is, for the sentence.
+    """
+    if json.dumps(theirs) == json.dumps(ours):
+        return ""
+    return (
+        f"{where}: the source is trained on images normalised by {json.dumps(theirs)}, and what starts from it by "
+        f"{json.dumps(ours)}: give both the same normalise, or the pretrained arms are at a disadvantage."
     )
 
 

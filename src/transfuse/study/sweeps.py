@@ -11,21 +11,43 @@ from transfuse.specs import InitSpec, ModelSpec, StudySpec
 
 
 class BlockName(NamedTuple):
-    """A block's name, and whether the network may be cut after it."""
+    """A block of a network, as far as a study must know it.
+
+    Fields:
+        name: the block's.
+        cut: whether the network may be cut after it.
+        stays: whether a network cut below keeps it.
+        roles: what it holds (see `transfuse.inits.roles`); None if that is not known.
+    """
 
     name: str
     cut: bool
+    stays: bool = False
+    roles: frozenset[str] | None = None
 
 
 BlockNames = Callable[[ModelSpec, str], tuple[BlockName, ...]]
 """Gives the blocks of a network at a level, from the image to the head."""
 
 
+def _not_looked_up(model: ModelSpec, level: str) -> tuple[BlockName, ...]:
+    raise SpecError(f"the blocks of {model.name} at level {level} were not looked up")
+
+
 class Unfolded(NamedTuple):
-    """A study whose arms are all single ones, and which of them each network has: networks differ in their blocks."""
+    """A study whose arms are all single ones, and which of them each network has: networks differ in their blocks.
+
+    Fields:
+        study: with single arms.
+        arms: the arms of each network.
+        sweeps: of the arms that came from one that says `every`, the name of that one.
+        names: looks the blocks of a network up.
+    """
 
     study: StudySpec
     arms: dict[str, tuple[str, ...]]
+    sweeps: dict[str, str]
+    names: BlockNames = _not_looked_up
 
 
 def unfold(study: StudySpec, names: BlockNames) -> Unfolded:
@@ -66,7 +88,8 @@ def unfold(study: StudySpec, names: BlockNames) -> Unfolded:
         pairs += [(first + part * (parts[first] != [""]), second + part * (parts[second] != [""])) for part in both]
     pairs = [pair for pair in pairs if set(pair) <= set(arms)]
     whole = replace(study, arms=arms, pairs=tuple(dict.fromkeys(pairs)))
-    return Unfolded(whole, {label: tuple(dict.fromkeys(own)) for label, own in found.items()})
+    own = {label: tuple(dict.fromkeys(listed)) for label, listed in found.items()}
+    return Unfolded(whole, own, {arm + part: arm for arm in parts for part in parts[arm] if part}, names)
 
 
 def _swept(init: InitSpec, blocks: tuple[BlockName, ...]) -> list[str]:

@@ -1,0 +1,152 @@
+"""Tables on how fast arms learn, how much of a gain is reuse of features, and what a sweep over the depth gave."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Any
+
+import pandas as pd
+
+from transfuse.errors import TransfuseError
+from transfuse.metrics import METRICS
+from transfuse.report.inside import Table
+from transfuse.results import arms
+from transfuse.results.convergence_table import convergence_table
+from transfuse.results.depth import against_depth, sweep_arms
+from transfuse.results.phrases import MINUS, metric_name, number
+from transfuse.results.reuse import relative_gain, reuse_share
+
+_MEASURES = (
+    ("steps_to_threshold", "Steps to the threshold"),
+    ("speedup_to_threshold", "Speed-up to the threshold"),
+    ("steps_to_best", "Steps to the best"),
+    ("speedup_to_best", "Speed-up to the best"),
+    ("area_under_curve", "Area under the curve"),
+)
+
+
+def convergence(runs: pd.DataFrame, history: pd.DataFrame, quantity: str, threshold: Any, baseline: str) -> list[Table]:
+    """For each network, how fast its arms learn (METHODS MET-8, AN-22): means over seeds with t intervals."""
+    if runs.empty or history.empty:
+        return []
+    try:
+        found = convergence_table(
+            runs, history, quantity, threshold=None if threshold is None else float(threshold), baseline=baseline
+        )
+    except TransfuseError:
+        return []  # no such quantity in these histories: the learning curves are missing too
+    tables = []
+    for model in dict.fromkeys(found["model"]):
+        own = found[found["model"] == model]
+        shown = [(key, head) for key, head in _MEASURES if key in set(own["measure"])]
+        names = list(dict.fromkeys(own["arm"].astype(str)))
+        cells = {(arm, key): "baseline" if arm == baseline else "–" for arm in names for key, _ in shown}
+        cells |= {(row["arm"], row["measure"]): _cell(row, quantity) for row in own.to_dict("records")}
+        lines = [(arm, *(cells[arm, key] for key, _ in shown)) for arm in names]
+        tables.append(Table(str(model), ("Arm", *(head for _, head in shown)), lines))
+    return tables
+
+
+def _cell(row: Mapping[Any, Any], quantity: str) -> str:
+    if row["bound"] == "undefined" or not math.isfinite(row["value"]):
+        return "undefined"
+    steps = str(row["measure"]).startswith("steps")
+    say = _step if steps else number
+    bound = {"at least": "≥ ", "at most": "≤ "}.get(row["bound"], "")
+    low, high = row["low"], row["high"]
+    if math.isfinite(low):  # a t interval does not know where its quantity ends
+        ends = (0.0, math.inf) if steps else _ends(quantity) if row["measure"] == "area_under_curve" else None
+        low, high = (max(low, ends[0]), min(high, ends[1])) if ends else (low, high)
+    span = f"\n{say(low)} to {say(high)}" if math.isfinite(low) else ""
+    return f"{bound}{say(row['value'])}{span}"
+
+
+def _ends(quantity: str) -> tuple[float, float] | None:
+    return METRICS[quantity].bounds if quantity in METRICS else None
+
+
+def _step(value: float) -> str:
+    return f"{value:,.0f}".replace("-", MINUS)
+
+
+def reuse(study: Mapping[str, Any], runs: pd.DataFrame, metric: str) -> list[Table]:
+    """Feature-reuse share (WT - ST) / WT and relative gain WT / RI of each network that has the arms (MET-9)."""
+    column = f"test_{metric}"
+    if runs.empty or column not in runs:
+        return []
+    settings = {str(arm): dict(own or {}) for arm, own in (study.get("arms") or {}).items()}
+    own = arms.arm_runs(runs)
+    lines: list[tuple[str, ...]] = []
+    for model in dict.fromkeys(own["model"].astype(str)):
+        values = _values(own, model, column)
+        found = {kind: [arm for arm in values if arms.kind_of(settings.get(arm, {})) == kind] for kind in _KINDS}
+        weights = {arm: arms.weights_of(settings[arm], (study.get("models") or {}).get(model)) for arm in settings}
+        for head, function, other in (
+            ("feature-reuse share, (WT − ST) / WT", reuse_share, "scale"),
+            ("relative gain, WT / RI", relative_gain, "random"),
+        ):
+            several = len(found["full"]) > 1 or len(found[other]) > 1
+            for one, second in product(found["full"], found[other]):
+                if other == "scale" and weights[one] != weights[second]:
+                    continue  # statistics of other weights than those that were transferred
+                try:
+                    ratio = function([*values[one].values()], [*values[second].values()])
+                except TransfuseError:
+                    continue  # a metric that is not positive has no ratios
+                whose = f"\n{one} and {second}" if several else ""
+                finite = math.isfinite(ratio.low)
+                span = f"{number(ratio.low)} to {number(ratio.high)}" if finite else f"–\n{ratio.method}"
+                lines.append((model, f"{head}{whose}", number(ratio.value), span))
+    heads = ("Network", f"Of test {metric_name(metric)}", "Value", "95 % interval over seeds")
+    return [Table("Pretrained (WT), Mean Var (ST) and random weights (RI)", heads, lines, 2)] if lines else []
+
+
+_KINDS = ("full", "scale", "random")
+
+
+def sweeps(study: Mapping[str, Any], runs: pd.DataFrame, metric: str) -> list[Table]:
+    """The test metric against the share of blocks that start pretrained, for arms of a sweep over the depth."""
+    column = f"test_{metric}"
+    names = [str(arm) for arm in study.get("arms") or {}]
+    prefixes = dict.fromkeys(name.partition("@")[0] for name in names if "@" in name)
+    if runs.empty or column not in runs:
+        return []
+    own, tables = arms.arm_runs(runs), []
+    for prefix in prefixes:
+        swept = [arm for arm in names if arm.startswith(f"{prefix}@")]  # those without a result count in n/m too
+        blocks = [arm.partition("@")[2] for arm in swept]
+        if len(swept) < 2 or not all(_by_depth(study, arm) for arm in swept):
+            continue
+        for model in dict.fromkeys(own["model"].astype(str)):
+            values = _values(own, model, column)
+            if not set(swept) & set(values):
+                continue
+            found = against_depth(values, sweep_arms(swept, blocks, prefix)).to_dict("records")
+            lines = [(str(row["block"]), f"{row['n']:.0f}/{row['m']:.0f}", *_mean(row)) for row in found]
+            heads = ("Pretrained up to", "n/m", f"Test {metric_name(metric)}", "95 % interval over seeds")
+            tables.append(Table(f"{model}, {prefix}", heads, lines))
+    return tables
+
+
+def _values(runs: pd.DataFrame, model: str, column: str) -> dict[str, dict[int, float]]:
+    """The number of each seed of each arm of a network that has any."""
+    own = runs[(runs["model"] == model) & runs[column].notna()]
+    return {
+        str(arm): dict(zip(group["seed"].astype(int), group[column].astype(float), strict=True))
+        for arm, group in own.groupby("arm", sort=False)
+    }
+
+
+def _by_depth(study: Mapping[str, Any], arm: str) -> bool:
+    """Whether the arm of a sweep differs from the others in its depth, not in what is frozen or cut."""
+    settings = dict((study.get("arms") or {}).get(arm) or {})
+    return settings.get("depth") == arm.partition("@")[2] and not settings.get("truncate")
+
+
+def _mean(row: Mapping[Any, Any]) -> Sequence[str]:
+    if not math.isfinite(row["value"]):
+        return "–", str(row["note"])
+    span = f"{number(row['low'])} to {number(row['high'])}" if math.isfinite(row["low"]) else f"–\n{row['note']}"
+    return number(row["value"]), span

@@ -1,0 +1,92 @@
+"""What would make analyses of a study fail, found before anything is trained: each is tried on two images."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from transfuse.errors import AnalysisError, TransfuseError, nearest
+from transfuse.specs import AnalysisSpec, StudySpec
+from transfuse.study.sources import images_of
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from transfuse.data import Split
+    from transfuse.models import Blocks
+
+
+def analysis_problems(study: StudySpec, split: Split) -> list[str]:
+    """Levels that a network does not have, unknown blocks, views and analyses that do not go with it."""
+    if not study.analyses:
+        return []
+
+    @cache
+    def network(label: str) -> nn.Module | None:
+        from transfuse.models import create_model
+
+        model, images = study.models[label], images_of(split)
+        try:
+            return create_model(
+                model.name, images.classes, images.channels, image_size=images.size, padding=model.padding
+            )
+        except TransfuseError:
+            return None  # said elsewhere
+
+    images = split.test.normalise(split.test.tensors(np.arange(min(2, len(split.test)))))
+    problems = []
+    for place, analysis in enumerate(study.analyses):
+        for label in analysis.models or study.models:
+            model = network(label)
+            if model is None:
+                continue
+            try:
+                _try(analysis, model, images)
+            except TransfuseError as error:
+                problems.append(f"analyses.{place} ({analysis.what}) with models.{label}: {error}")
+    return problems
+
+
+def _try(analysis: AnalysisSpec, model: nn.Module, images: Tensor) -> None:
+    from transfuse.analysis import gradcam_block, mean_attended_distance
+    from transfuse.analysis.activations import Taps
+    from transfuse.models import Blocks, blocks_of
+
+    if analysis.what == "attention":
+        mean_attended_distance(model, [images])
+        return
+    if not analysis.takes("blocks"):
+        return
+    blocks = blocks_of(model, analysis.level)
+    if unknown := [name for name in analysis.blocks if name not in blocks.names]:
+        raise AnalysisError(f"no block {unknown[0]!r} at level {analysis.level!r}; {nearest(unknown[0], blocks.names)}")
+    shown = tuple(block for block in blocks if not analysis.blocks or block.name in analysis.blocks)
+    if analysis.what == "gradcam":
+        gradcam_block(model, images, blocks=blocks)
+    if analysis.channels is not None and analysis.what == "maximise":
+        _check_channels(analysis, model, images, Blocks(blocks.level, shown, blocks.head))
+    if analysis.view is not None:
+        view, wanted = analysis.view, analysis.blocks or blocks.names
+
+        def read(name: str, output: Tensor) -> None:
+            if name in wanted:
+                taps.features(name, output, view)
+
+        taps = Taps(model, blocks, read)
+        taps.run(images)
+
+
+def _check_channels(analysis: AnalysisSpec, model: nn.Module, images: Tensor, blocks: Blocks) -> None:
+    from transfuse.analysis.activations import Taps
+    from transfuse.analysis.views import channels_of
+
+    widths: dict[str, int] = {}
+    Taps(model, blocks, lambda name, output: widths.update({name: channels_of(output)})).run(images)
+    narrowest = min(widths, key=lambda name: widths[name])
+    if analysis.channels is not None and analysis.channels > widths[narrowest]:
+        raise AnalysisError(
+            f"channels is {analysis.channels}, and block {narrowest!r} has {widths[narrowest]}; "
+            f"expected at most {widths[narrowest]}, or other blocks"
+        )

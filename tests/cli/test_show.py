@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from transfuse.cli.show import show_blocks, show_models
+
+
+def test_networks_of_volumes_are_marked_as_such(capsys: pytest.CaptureFixture[str]) -> None:
+    show_models()
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count("spatial_dims=3") == 3
+
+
+def test_no_cut_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    show_blocks("unet_resnet18")
+    assert "no cut here: truncate cannot end at this block; depth and freeze can" in capsys.readouterr().out
+
+
+def test_the_package_runs_as_a_module() -> None:
+    found = subprocess.run(
+        [sys.executable, "-m", "transfuse", "show", "networks", "resnet20"], capture_output=True, text=True, check=False
+    )
+    assert (found.returncode, found.stdout.split()) == (0, ["resnet20"])
