@@ -11,7 +11,9 @@ import pytest
 
 from transfuse.report.html import Contents, render
 from transfuse.report.inside import Table
-from transfuse.report.learning import convergence, reuse, sweeps
+from transfuse.report.learning import MOST_CLASSES, class_curves, convergence, reuse, sweeps
+from transfuse.report.palette import arm_styles
+from transfuse.results.recommend import recommend
 
 RANDOM, PRETRAINED, MEAN_VAR = {}, {"depth": "all"}, {"rest": "mean_var"}  # type: ignore[var-annotated]
 
@@ -179,3 +181,23 @@ def test_the_page_has_the_tables_before_the_insides(build: Callable[..., Content
     assert text.index('id="arms"') < text.index('id="convergence"') < text.index('id="reuse"') < text.index('id="data"')
     assert "makes a mean a bound" in text
     assert "makes a mean a bound" not in render(build(study={"threshold": None}), interactive=False)
+
+
+def test_each_class_has_its_curves_and_the_first_steps_are_shown_where_there_are_some() -> None:
+    runs, history = curves({"random": [[0.5 + 0.01 * i for i in range(20)]], "pretrained": [[0.7] * 20]})
+    of_classes = [history.assign(quantity=f"auroc/{label}") for label in ("edema", "<b>mass</b>")]
+    styles = arm_styles(["random", "pretrained"], "random")
+    drawn = class_curves(runs, pd.concat([history, *of_classes]), "auroc", styles)
+    assert [one.name for one in drawn] == ["net, the first steps", "net, edema", "net, <b>mass</b>"]
+    assert drawn[1].description == "AUROC of edema by training step."
+    spec = drawn[0].chart.to_dict()
+    steps = [value["step"] for value in spec["datasets"][spec["layer"][0]["data"]["name"]]]
+    assert max(steps) <= 10 + 190 / 4
+    assert len({*steps}) >= 4
+    few, short = curves({"random": [[0.5, 0.6]]})
+    assert class_curves(few, short, "auroc", styles) == []
+    many = pd.concat([short, *(short.assign(quantity=f"auroc/{number}") for number in range(40))])
+    assert len(class_curves(few, many, "auroc", styles)) == MOST_CLASSES
+    study = {"arms": {"random": {}}}
+    page = render(Contents(study, recommend(study, []), runs=few, history=many), interactive=False)
+    assert "Each class by itself" in page

@@ -104,8 +104,12 @@ def render(contents: Contents, *, interactive: bool = True) -> str:
     forests, gains, curves = _charts(contents, styles, baseline, quantity)
     counts = tables.counts(contents.predictions, contents.runs)
     inside = topics(study, contents.measurements, contents.pictures, contents.analyses)
+    of_classes = [
+        _chart(f"class-{number}", drawing.name, drawing.description, drawing.chart, drawing.fluid)
+        for number, drawing in enumerate(learning.class_curves(contents.runs, contents.history, quantity, styles))
+    ]
     within = [_topic_charts(place, topic) for place, topic in enumerate(inside)]
-    charts = [*forests, *gains, *curves, *(chart for row in within for chart in row)]
+    charts = [*forests, *gains, *curves, *of_classes, *(chart for row in within for chart in row)]
     threshold = study.get("threshold")
     speeds = (
         arms.steps_to_threshold(contents.runs, contents.history, quantity, float(threshold))
@@ -145,6 +149,7 @@ def render(contents: Contents, *, interactive: bool = True) -> str:
         forests=forests,
         gains=gains,
         curves=curves,
+        of_classes=of_classes,
         inside=list(zip(inside, within, strict=True)),
         arm_tables={
             model: tables.arm_rows(

@@ -11,7 +11,10 @@ import pandas as pd
 
 from transfuse.errors import TransfuseError
 from transfuse.metrics import METRICS
-from transfuse.report.inside import Table
+from transfuse.report.figures import PAGE_INK, learning_curves
+from transfuse.report.inside import Drawing, Table
+from transfuse.report.palette import PAGE, Style
+from transfuse.report.similarity_figures import curve
 from transfuse.results import arms
 from transfuse.results.convergence_table import convergence_table
 from transfuse.results.depth import against_depth, sweep_arms
@@ -47,6 +50,51 @@ def convergence(runs: pd.DataFrame, history: pd.DataFrame, quantity: str, thresh
         lines = [(arm, *(cells[arm, key] for key, _ in shown)) for arm in names]
         tables.append(Table(str(model), ("Arm", *(head for _, head in shown)), lines))
     return tables
+
+
+MOST_CLASSES = 14
+"""Curves are drawn of so many classes at most; there are 14 in ChestX-ray14 and CheXpert."""
+_LEAST_POINTS = 4
+
+
+def class_curves(
+    runs: pd.DataFrame, history: pd.DataFrame, quantity: str, styles: Mapping[str, Style]
+) -> list[Drawing]:
+    """The learning curves of each class of the labels, the arms in one chart (T, figure 16), and the first quarter.
+
+    The first quarter of the training is shown of the quantity itself, where it has validations enough (V, figures 3
+    and 11: zoomed and full).
+    """
+    if history.empty or runs.empty:
+        return []
+    mine = history[history["run_id"].isin(arms.arm_runs(runs)["run_id"])]
+    named = dict.fromkeys(name for name in mine["quantity"] if str(name).startswith(f"{quantity}/"))
+    drawings = []
+    for name in [quantity, *list(named)[:MOST_CLASSES]]:
+        frame = learning_curves(history, runs, name)
+        for model in dict.fromkeys(frame["model"]):
+            own = frame[frame["model"] == model]
+            label = str(name).partition("/")[2]
+            zoom = None
+            if not label:  # the whole curve is drawn above
+                first, last = own["step"].min(), own["step"].max()
+                zoom = (float(first), float(first + (last - first) / 4))
+                if own["step"].between(*zoom).groupby(own["run_id"]).sum().max() < _LEAST_POINTS:
+                    continue
+            what = f"{metric_name(quantity)} of {label}" if label else f"{metric_name(quantity)}, the first steps"
+            chart = curve(
+                own,
+                zoom,
+                quantity=f"validation {metric_name(quantity)}",
+                by="arm",
+                styles=styles,
+                palette=PAGE,
+                ink=PAGE_INK,
+            )
+            drawings.append(
+                Drawing(f"{model}, {label or 'the first steps'}", f"{what} by training step.", chart, False)
+            )
+    return drawings
 
 
 def _cell(row: Mapping[Any, Any], quantity: str) -> str:
