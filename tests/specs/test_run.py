@@ -53,6 +53,7 @@ ELSEWHERE = {
     "model.weights": "through weights_sha256 and source_run",
     "init.weights": "through weights_sha256 and source_run",
     "train.monitor": "through monitor",
+    "train.snapshots": "kept along the way, they change no number",
 }
 
 

@@ -26,7 +26,7 @@ from transfuse.training.identity import digest_of_weights, settings_of
 from transfuse.training.l2_sp import anchored_parameters, draw_back
 from transfuse.training.losses import Loss, loss_for
 from transfuse.training.optimizers import make_optimizer
-from transfuse.training.prediction import check_logits
+from transfuse.training.prediction import check_logits, device_of
 from transfuse.training.recipe import Recipe
 from transfuse.training.validation import check_validation, validate
 
@@ -174,8 +174,9 @@ class _Training:
 
 def _epochs(training: _Training, frozen_check: Callable[[nn.Module], Any] | None) -> Iterator[Epoch]:
     model, history = training.model, training.history
-    image = training.split.train.tensors(np.arange(1)).to(next(model.parameters()).device)
-    training.channels_last = takes_channels_last(model, image)
+    dataset = training.split.train.dataset
+    blank = torch.zeros(1, dataset.info.channels, dataset.size, dataset.size, device=device_of(model))
+    training.channels_last = takes_channels_last(model, blank)
     module = training.runtime.wrap(model, channels_last=training.channels_last)
     frozen = None if frozen_check is None else frozen_check(model)
     if training.recipe.optimizer.l2_sp is not None:  # to the present weights, before a checkpoint brings others
