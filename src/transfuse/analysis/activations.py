@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from transfuse.analysis.views import VIEWS, arranged, features, finite, put_together
+from transfuse.analysis.views import VIEWS, arranged, features, finite
 from transfuse.errors import AnalysisError, nearest
-from transfuse.models.blocks import Blocks, is_under
+from transfuse.models.architectures.tokens import prefix_tokens, put_together, window_block
+from transfuse.models.blocks import Blocks
 from transfuse.models.memory_order import channels_last, takes_channels_last
 from transfuse.models.weightless import hooked
 
@@ -52,11 +53,9 @@ class Taps:
     def __init__(self, model: nn.Module, blocks: Blocks | Sequence[str], read: Read, *, arrange: bool = True) -> None:
         self.model, self.read, self.arrange = model, read, arrange
         self._modules = _tapped(model, blocks)
-        self._prefix = {name: _prefix_tokens(model, path) for name, (path, _) in self._modules.items()}
+        self._prefix = {name: prefix_tokens(model, path) for name, (path, _) in self._modules.items()}
         self._windows = {
-            name: around
-            for name, (path, module) in self._modules.items()
-            if hasattr(module, "window_size") and hasattr(around := _around(model, path), "shift_size")
+            name: block for name, (path, _) in self._modules.items() if (block := window_block(model, path)) is not None
         }
         self._calls: dict[str, int] | None = None
 
@@ -93,8 +92,7 @@ class Taps:
                         f"or a tuple, list or mapping that holds one. Name a module inside {path!r} instead."
                     )
                 if tensor.ndim == 3 and name in spaces:
-                    around = self._windows[name]
-                    tensor = put_together(tensor, around.window_size, around.shift_size, spaces[name])
+                    tensor = put_together(tensor, self._windows[name], spaces[name])
                 if tensor.ndim < 2 or tensor.shape[0] != count:
                     raise AnalysisError(
                         f"block {name!r} gives out shape {tuple(tensor.shape)} for {count} images; expected the images "
@@ -296,20 +294,6 @@ def _tapped(model: nn.Module, blocks: Blocks | Sequence[str]) -> dict[str, tuple
             f"{nearest(unknown[0], filter(None, modules))}"
         )
     return {name: (path, modules[path]) for name, path in paths.items()}
-
-
-def _around(model: nn.Module, path: str) -> Any:
-    """The module that holds a module: of a Swin's attention the block, which cuts the map into windows."""
-    return model.get_submodule(path.rpartition(".")[0])
-
-
-def _prefix_tokens(model: nn.Module, path: str) -> int:
-    """How many tokens of a block's output are no patches: none yet where the patches are embedded."""
-    if is_under(path, "patch_embed"):
-        return 0
-    if isinstance(count := getattr(model, "num_prefix_tokens", None), int):  # timm
-        return count
-    return 1 if isinstance(getattr(model, "class_token", None), nn.Parameter) else 0  # torchvision
 
 
 def _first_tensor(value: Any) -> Tensor | None:

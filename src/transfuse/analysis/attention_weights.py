@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -12,15 +11,10 @@ from torch import Tensor, nn
 
 from transfuse.analysis.activations import Batch, device_and_type, images_of_batch, undisturbed
 from transfuse.errors import AnalysisError
-from transfuse.models.torchvision_operators import declare_operators
+from transfuse.models.architectures.tokens import SUPPORTED, Attention, attentions
 from transfuse.models.weightless import hooked
 
 __all__ = ["Tokens", "attention_weights", "show_attention"]
-
-SUPPORTED = (
-    "timm's vision transformers (ViT, DeiT plain and distilled, DeiT-3, DINOv2 and others with registers, EVA, BEiT) "
-    "and timm's Swin and Swin V2"
-)
 
 
 def attention_weights(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -48,15 +42,6 @@ class Tokens(NamedTuple):
     uniform: Tensor  # (W, M, M) equal weights over what may be attended to
 
 
-class _Attention(NamedTuple):
-    name: str  # of the block, "blocks.0"
-    block: nn.Module
-    attn: Any
-    windows: bool
-    embed: Any  # what cuts the network's images into patches
-    prefix: int | None
-
-
 def show_attention(
     model: nn.Module,
     batch: Batch,
@@ -68,7 +53,7 @@ def show_attention(
     The weights are (N * windows, heads, queries, keys), inside the pass and not copied. See `attention_weights` for
     errors, `mean_attended_distance` for `patch_size`.
     """
-    attentions = _attentions(model)
+    attentions = _known(model)
     images = images_of_batch(batch)
     size = _image_size(images)
     scales = {id(one.embed): _Scale(one.embed, size, patch_size) for one in attentions}
@@ -76,7 +61,7 @@ def show_attention(
     masks: dict[str, Tensor | None] = {}
     calls: dict[str, int] = {}
 
-    def hooks_of(one: _Attention) -> Iterator[Any]:
+    def hooks_of(one: Attention) -> Iterator[Any]:
         def enter(_: nn.Module, args: tuple[Any, ...]) -> None:
             inputs[one.name] = args[0].shape if one.windows else torch.Size()
 
@@ -109,7 +94,7 @@ def show_attention(
 
 
 @contextmanager
-def _unfused(attentions: list[_Attention]) -> Iterator[None]:
+def _unfused(attentions: list[Attention]) -> Iterator[None]:
     """The fused kernel never has the weights in memory, so the modules go their own other way for one pass.
 
     All that shapes the weights (norms of queries and keys, scale, rotary or relative positions, masks) is theirs.
@@ -153,7 +138,7 @@ class _Scale:
         grid = embed.dynamic_feat_size(size)
         self.grid = self.seen = (int(grid[0]), int(grid[1]))
 
-    def tokens(self, one: _Attention, count: int) -> Tokens:
+    def tokens(self, one: Attention, count: int) -> Tokens:
         """One sequence: prefix tokens first, then the patches, row by row."""
         prefix = count - self.grid[0] * self.grid[1]
         if prefix < 0 or one.prefix not in (None, prefix):
@@ -167,7 +152,7 @@ class _Scale:
         patches = torch.arange(count) >= prefix
         return Tokens(centres[None], patches[None], torch.full((1, count, count), 1 / count))
 
-    def windows(self, one: _Attention, shape: torch.Size, mask: Tensor | None) -> Tokens:
+    def windows(self, one: Attention, shape: torch.Size, mask: Tensor | None) -> Tokens:
         """The windows of a Swin's block: rolled by its shift, padded to whole windows, cut, in timm's order."""
         seen = int(shape[1]), int(shape[2])
         if seen != self.seen:
@@ -204,26 +189,9 @@ def _image_size(images: Tensor) -> tuple[int, int]:
     return int(images.shape[2]), int(images.shape[3])
 
 
-def _attentions(model: nn.Module) -> list[_Attention]:
-    """The attention modules of a network that are known here, with the block and the patches that they belong to."""
-    declare_operators()
-    from timm.layers.attention import Attention, AttentionRope
-    from timm.models import beit, eva, swin_transformer, swin_transformer_v2
-
-    tokens = (Attention, AttentionRope, beit.Attention, eva.EvaAttention)
-    windows = (swin_transformer.WindowAttention, swin_transformer_v2.WindowAttention)
-    modules = dict(model.named_modules())
-    found = []
-    for path, module in modules.items():
-        name, _, _ = path.rpartition(".")
-        around = [modules[parent] for parent in ("", *accumulate(name.split("."), "{}.{}".format)) if parent in modules]
-        owner = next((parent for parent in reversed(around) if hasattr(parent, "patch_embed")), None)
-        if not isinstance(module, (*tokens, *windows)) or not name or owner is None:
-            continue
-        embed: Any = owner.patch_embed
-        if hasattr(embed, "dynamic_feat_size") and hasattr(embed, "feat_ratio"):
-            prefix = getattr(owner, "num_prefix_tokens", None)
-            found.append(_Attention(name, modules[name], module, isinstance(module, windows), embed, prefix))
+def _known(model: nn.Module) -> list[Attention]:
+    """The attention modules of a network; AnalysisError where none is known."""
+    found = attentions(model)
     if not found:
         raise AnalysisError(
             f"{type(model).__name__} has no attention over patches that is known here. Supported are {SUPPORTED}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transfuse.analysis.activations import Batch, Taps, images_of_batch
 from transfuse.analysis.views import arranged, finite
 from transfuse.errors import AnalysisError, BlocksError, nearest
+from transfuse.models.architectures.tokens import patches_of
 from transfuse.models.blocks import LEVELS, Blocks, blocks_of
 
 __all__ = ["ActivationMaps", "SpatialMap", "activation_maps", "output_path", "spatial_map"]
@@ -139,15 +140,9 @@ def spatial_map(model: nn.Module, module: nn.Module, output: Tensor, size: tuple
 
 def _grid(model: nn.Module, tokens: int, size: tuple[int, ...]) -> tuple[int, ...] | None:
     """The grid that tokens fill after those that are no patches: the patches' own, else a square (a cube)."""
-    owner: Any = next((module for module in model.modules() if hasattr(module, "patch_embed")), model)
-    prefix = getattr(owner, "num_prefix_tokens", None)
-    if not isinstance(prefix, int):
-        prefix = int(isinstance(getattr(owner, "class_token", None), nn.Parameter))  # torchvision
-    embed: Any = getattr(owner, "patch_embed", None)
-    if len(size) == 2 and hasattr(embed, "dynamic_feat_size"):
-        grid = tuple(int(side) for side in embed.dynamic_feat_size(size))
-        if tokens in (math.prod(grid), math.prod(grid) + prefix):
-            return grid
+    grid, prefix = patches_of(model, size)
+    if grid is not None and tokens in (math.prod(grid), math.prod(grid) + prefix):
+        return grid
     side = round((tokens - prefix) ** (1 / len(size))) if tokens > prefix else 0
     return (side,) * len(size) if side and side ** len(size) == tokens - prefix else None
 

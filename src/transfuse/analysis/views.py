@@ -98,22 +98,6 @@ def arranged(module: nn.Module, output: Tensor) -> Tensor:
     return output.movedim(-1, 1) if last else output
 
 
-def put_together(windows: Tensor, window: tuple[int, int], shift: tuple[int, int], space: tuple[int, int]) -> Tensor:
-    """A Swin's windows as tokens (N, H * W, C) in the order of the image, without what pads it to whole windows.
-
-    Args:
-        windows: (N * windows, h * w, C), as its attention gives them out.
-        window: (h, w) of a window.
-        shift: by which the map was rolled before it was cut.
-        space: (H, W) of the map.
-    """
-    (high, wide), channels = window, windows.shape[-1]
-    down, across = -(-space[0] // high), -(-space[1] // wide)
-    cut = windows.reshape(-1, down, across, high, wide, channels)
-    whole = cut.transpose(2, 3).reshape(-1, down * high, across * wide, channels)[:, : space[0], : space[1]]
-    return whole.roll(tuple(shift), (1, 2)).flatten(1, 2)
-
-
 def _channels_are_last(module: nn.Module, output: Tensor) -> bool:
     """Told by the layers inside: convolutions with as many outputs as axis 1, linear layers or norms as the last.
 
