@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from transfuse.errors import SpecError
 from transfuse.specs import StudySpec, load_study, read_yaml, study_from, to_yaml
+from transfuse.specs.metric import BOUNDS, Metric
 from transfuse.specs.salvage import ANY, readable_part
-from transfuse.specs.study import BOUNDS, Augmentation, Metric
+from transfuse.specs.train import Augmentation
 
 SMALL = """
 name: small

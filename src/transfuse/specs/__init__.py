@@ -1,19 +1,13 @@
 """What a study file says, as frozen dataclasses; YAML in and out; the identity of a run."""
 
 from transfuse.specs.analyses import ANALYSES, AnalysisSpec
+from transfuse.specs.arm import InitSpec
+from transfuse.specs.data import DataSpec
 from transfuse.specs.files import load_study, read_study, read_yaml, study_from, to_yaml
+from transfuse.specs.model import ModelSpec
 from transfuse.specs.run import NUMERICS_VERSION, RunSpec
-from transfuse.specs.study import (
-    DataSpec,
-    InitSpec,
-    ModelSpec,
-    OptimizerSpec,
-    ScheduleSpec,
-    SourceSpec,
-    StoppingSpec,
-    StudySpec,
-    TrainSpec,
-)
+from transfuse.specs.study import SourceSpec, StudySpec
+from transfuse.specs.train import OptimizerSpec, ScheduleSpec, StoppingSpec, TrainSpec
 
 __all__ = [
     "ANALYSES",

@@ -6,7 +6,9 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from transfuse.errors import SpecError, nearest
+from transfuse.errors import nearest
+from transfuse.specs.arm import Level
+from transfuse.specs.refuse import STRICT, refuse
 
 What = Literal[
     "cka",
@@ -67,7 +69,6 @@ _TAKES: dict[str, tuple[str, ...]] = {
     "frequency_prior": ("maximise",),
 }
 
-_STRICT = {"extra": "forbid", "strict": True}
 _LEAST = {"images": 1, "p": 2, "d": 1, "repeats": 1, "k": 1, "channels": 1, "steps": 1, "jitter": 0}
 _TOKENS = ("pooled", "cls", "patches", "both")
 _VIEWS: dict[str, tuple[str, ...]] = {"cka": ("flat", *_TOKENS), "knn": _TOKENS} | dict.fromkeys(
@@ -107,13 +108,13 @@ class AnalysisSpec:
         steps, jitter, frequency_prior: of feature visualisation.
     """
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     what: What
     between: Between | tuple[tuple[str, str], ...] = "before_after"
     arms: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
-    level: Literal["stage", "block", "layer", "wt-st"] = "block"
+    level: Level = "block"
     blocks: tuple[str, ...] = ()
     part: Literal["train", "val", "test"] = "test"
     images: int | None = None
@@ -198,5 +199,4 @@ class AnalysisSpec:
                     )
             if not self.between:
                 problems.append("between: no pair given; expected before_after, seeds, arms, all or [[arm, arm], ...]")
-        if problems:
-            raise SpecError(problems)
+        refuse(problems)

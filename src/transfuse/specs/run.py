@@ -8,7 +8,10 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from transfuse.specs.study import DataSpec, InitSpec, ModelSpec, OptimizerSpec, TrainSpec
+from transfuse.specs.arm import InitSpec
+from transfuse.specs.data import DataSpec
+from transfuse.specs.model import ModelSpec
+from transfuse.specs.train import OptimizerSpec, TrainSpec
 
 NUMERICS_VERSION = 1
 """Raised whenever a change of ours alters the numbers of a run; part of every run's identity."""

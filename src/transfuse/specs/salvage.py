@@ -8,7 +8,12 @@ from dataclasses import replace
 from typing import Any, TypeVar, get_args
 
 from transfuse.errors import SpecError
-from transfuse.specs.study import DataSpec, InitSpec, Metric, ModelSpec, SourceSpec, StudySpec, TrainSpec
+from transfuse.specs.arm import InitSpec
+from transfuse.specs.data import DataSpec
+from transfuse.specs.metric import Metric
+from transfuse.specs.model import ModelSpec
+from transfuse.specs.study import SourceSpec, StudySpec
+from transfuse.specs.train import TrainSpec
 
 Kind = TypeVar("Kind")
 

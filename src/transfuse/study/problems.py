@@ -11,7 +11,7 @@ import numpy as np
 from transfuse.errors import DataError, TransfuseError
 from transfuse.metrics import evaluate
 from transfuse.specs import DataSpec, InitSpec, ModelSpec, StudySpec, TrainSpec
-from transfuse.specs.study import Level
+from transfuse.specs.arm import Level
 from transfuse.study.network import build
 from transfuse.study.sources import images_of, read_source
 from transfuse.study.sweeps import Unfolded

@@ -1,0 +1,71 @@
+"""What a study says of its images: `DataSpec`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from transfuse.specs.refuse import STRICT, refuse
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSpec:
+    """Which images, at which size, cut into which parts.
+
+    Attributes:
+        name: a catalogue name (`fundus-phantom`, `pneumoniamnist`, ...) or the path of an `.npz`, a folder of class
+            folders or a table (`.csv`, `.tsv`, `.parquet`).
+        root: folder that relative names start from; else the environment variable `TRANSFUSE_DATA`.
+        size: side of the square images in pixels.
+        channels: 1 or 3; None keeps what the files have.
+        count: number of phantoms to draw; None is the phantom's default. Only for phantoms.
+        seed: which phantoms are drawn, and which labels are permuted.
+        image_column, label_columns, patient_column, part_column: columns of a table.
+        task: what class labels mean where the files cannot say: grades from a table are `ordinal`.
+        bad_images: `raise` lists them; `exclude` leaves them out, named and counted.
+        duplicates: what to do about identical images in two parts: `note`, `raise` or `drop`.
+        permute_labels: negative control: labels are permuted over patients, and said so everywhere.
+        normalise: `imagenet`, `half` ((x - 0.5) / 0.5) or `[[mean, ...], [std, ...]]` of images in [0, 1].
+        fit: how an oblong image becomes square: `crop` the centre, `pad` with black, or `squash`.
+        split_seed, fractions: the split by patient into train, val and test, the same for every seed of the study.
+        official_split: keep the parts that the source ships, where it ships any.
+        train_fraction: share of the training patients, in nested sub-samples.
+    """
+
+    __pydantic_config__ = STRICT
+    name: str
+    root: str | None = None
+    size: int = 64
+    channels: int | None = None
+    count: int | None = None
+    seed: int = 0
+    image_column: str | None = None
+    label_columns: tuple[str, ...] = ()
+    patient_column: str | None = None
+    part_column: str | None = None
+    task: Literal["binary", "multiclass", "ordinal"] | None = None
+    bad_images: Literal["raise", "exclude"] = "raise"
+    duplicates: Literal["note", "raise", "drop"] = "note"
+    permute_labels: bool = False
+    normalise: Literal["imagenet", "half"] | tuple[tuple[float, ...], tuple[float, ...]] = "imagenet"
+    fit: Literal["crop", "pad", "squash"] = "crop"
+    split_seed: int = 0
+    fractions: tuple[float, float, float] = (0.64, 0.16, 0.2)
+    official_split: bool = True
+    train_fraction: float = 1.0
+
+    def __post_init__(self) -> None:
+        problems = []
+        if not 8 <= self.size <= 2048:
+            problems.append(f"size is {self.size}; expected 8 to 2048 pixels")
+        if self.channels not in (None, 1, 3):
+            problems.append(f"channels is {self.channels}; expected 1, 3 or nothing (as in the files)")
+        if self.count is not None and self.count < 10:
+            problems.append(f"count is {self.count}; expected at least 10 images")
+        if abs(sum(self.fractions) - 1) > 1e-6 or min(self.fractions) <= 0:
+            problems.append(
+                f"fractions are {list(self.fractions)}; expected three positive shares (train, val, test) that sum to 1"
+            )
+        if not 0 < self.train_fraction <= 1:
+            problems.append(f"train_fraction is {self.train_fraction}; expected a share in (0, 1]")
+        refuse(problems)
