@@ -9,6 +9,7 @@ import numpy as np
 
 from transfuse.errors import AnalysisError, TransfuseError, nearest
 from transfuse.specs import AnalysisSpec, StudySpec
+from transfuse.study.network import untrained
 from transfuse.study.sources import images_of
 
 if TYPE_CHECKING:
@@ -25,13 +26,8 @@ def analysis_problems(study: StudySpec, split: Split) -> list[str]:
 
     @cache
     def network(label: str) -> nn.Module | None:
-        from transfuse.models import create_model
-
-        model, images = study.models[label], images_of(split)
         try:
-            return create_model(
-                model.name, images.classes, images.channels, image_size=images.size, padding=model.padding
-            )
+            return untrained(study.models[label], images_of(split))
         except TransfuseError:
             return None  # said elsewhere
 

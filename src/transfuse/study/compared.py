@@ -7,6 +7,7 @@ from typing import Any
 
 from transfuse.results.phrases import listed
 from transfuse.specs.analyses import PICTURES, AnalysisSpec
+from transfuse.study.looked import IMAGES
 
 _BETWEEN = {
     "before_after": "each network at its start and trained",
@@ -21,9 +22,8 @@ _ALONE = {
 }
 _VIEWS = {"cka": "flat", "knn": "pooled"}
 """Views that are no `positions` where a study names none."""
-_MOST = 512
-"""So many images where a study gives no number; of these analyses all:"""
 _ALL = ("knn", "fid")
+"""Analyses of all images where a study gives no number."""
 _SETTINGS = (
     *("kernel", "average", "variance", "p", "d", "repeats", "share_channels", "k", "temperature", "vote", "reduce"),
     *("source", "channels", "steps", "jitter", "frequency_prior"),
@@ -79,7 +79,7 @@ def _plain(value: Any) -> str:
 
 
 def _images(spec: AnalysisSpec, there: int | None) -> str:
-    most = spec.images or (None if spec.what in _ALL else _MOST)
+    most = spec.images or (None if spec.what in _ALL else IMAGES)
     if there is None:
         return f"all {spec.part} images" if most is None else f"up to {most:,} {spec.part} images"
     return f"{min(there, most or there):,} {spec.part} images"

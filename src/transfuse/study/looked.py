@@ -34,9 +34,6 @@ IMAGES = 512
 ORDER_SEED = 0
 """Images are looked at in one random order, the same for all: batches of sorted classes bias minibatch CKA."""
 
-BEFORE_ATTENTION = "patch_embed"
-"""The block of a transformer in which the class token is the same for every image."""
-
 
 @dataclass
 class Found:
@@ -145,14 +142,15 @@ def part_of(looked: Looked) -> Part:
 def blocks_for(looked: Looked, model: nn.Module) -> Blocks:
     """The blocks of a network that an analysis asks for."""
     from transfuse.models import Blocks, blocks_of
+    from transfuse.models.architectures.tokens import EMBEDDING
 
     spec = looked.job.spec
     blocks = blocks_of(model, spec.level)
     if not spec.blocks:
-        seen = tuple(block for block in blocks if spec.view != "cls" or block.name != BEFORE_ATTENTION)
+        seen = tuple(block for block in blocks if spec.view != "cls" or block.name != EMBEDDING)
         if len(seen) < len(blocks):
             warnings.warn(
-                f"block {BEFORE_ATTENTION!r} is left out: the class token has seen nothing of the image there",
+                f"block {EMBEDDING!r} is left out: the class token has seen nothing of the image there",
                 AnalysisWarning,
                 stacklevel=2,
             )

@@ -48,6 +48,13 @@ class Network(NamedTuple):
         return self.transferred & trained
 
 
+def untrained(spec: ModelSpec, images: Images) -> nn.Module:
+    """A network as its own library starts it, for images of a kind."""
+    from transfuse.models import create_model
+
+    return create_model(spec.name, images.classes, images.channels, image_size=images.size, padding=spec.padding)
+
+
 def build(
     spec: ModelSpec,
     init: InitSpec,
@@ -75,10 +82,10 @@ def build(
         TransfuseError: whatever does not fit.
     """
     from transfuse.inits import initialise_
-    from transfuse.models import blocks_of, create_model, freeze_, slim, truncate, tune_only_
+    from transfuse.models import blocks_of, freeze_, slim, truncate, tune_only_
 
     if model is None:
-        model = create_model(spec.name, images.classes, images.channels, image_size=images.size, padding=spec.padding)
+        model = untrained(spec, images)
     blocks = blocks_of(model, init.level)
     if init.slim is not None:
         model = slim(model, blocks, init.slim, seed=seed)
@@ -113,9 +120,9 @@ def build(
 
 def skeleton(spec: ModelSpec, init: InitSpec, images: Images) -> nn.Module:
     """The network of an arm as it is trained, slim or cut, with weights that mean nothing: for weights of a run."""
-    from transfuse.models import blocks_of, create_model, slim, truncate
+    from transfuse.models import blocks_of, slim, truncate
 
-    model = create_model(spec.name, images.classes, images.channels, image_size=images.size, padding=spec.padding)
+    model = untrained(spec, images)
     blocks = blocks_of(model, init.level)
     if init.slim is not None:
         model = slim(model, blocks, init.slim)

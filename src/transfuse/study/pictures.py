@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from transfuse.study.looked import Found, Looked, batches_of, blocks_for, part_of
+from transfuse.study.looked import BATCH, Found, Looked, batches_of, blocks_for, part_of
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from transfuse.models import Blocks
 
@@ -122,12 +122,14 @@ def gradcam(looked: Looked) -> Found:
         heat = grad_cam(model, images, name, blocks=blocks)
         for number, (seen, one) in enumerate(zip(_as_seen(looked, images), heat.numpy(), strict=True)):
             found.show(f"image {number + 1}, {name}", _overlaid(seen, one))
-        _mass(looked, found, name, place, blocks)
+        _mass(looked, found, model, name, place, blocks)
     return found
 
 
-def _mass(looked: Looked, found: Found, block: str, place: int, blocks: Blocks) -> None:
+def _mass(looked: Looked, found: Found, model: nn.Module, block: str, place: int, blocks: Blocks) -> None:
     """The share of the maps' mass inside the lesions of all images that have any, beside that of an even map."""
+    import torch
+
     from transfuse.analysis import gradcam as grad_cam
     from transfuse.analysis import mass_inside
     from transfuse.data.phantoms import phantom_masks
@@ -137,9 +139,9 @@ def _mass(looked: Looked, found: Found, block: str, place: int, blocks: Blocks) 
         return
     numbers = [int(name.removeprefix("s")) for name in part.sample_ids]
     masks = phantom_masks(data.name, numbers, size=part.dataset.size, seed=data.seed)
-    model = looked.network(looked.job.sides[0])
-    heat = grad_cam(model, part.normalise(part.tensors(np.arange(len(part)))), block, blocks=blocks)
-    inside = mass_inside(heat, masks)
+    batches = (np.arange(first, min(first + BATCH, len(part))) for first in range(0, len(part), BATCH))
+    heat = [grad_cam(model, part.normalise(part.tensors(batch)), block, blocks=blocks) for batch in batches]
+    inside = mass_inside(torch.cat(heat), masks)
     found.add("mass_inside_lesions", inside.value, block=block, position=place)
     found.add("mass_by_chance", inside.level, block=block, position=place)
     found.add("samples", float(len(inside.shares)), block=block, position=place)

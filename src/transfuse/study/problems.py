@@ -12,7 +12,7 @@ from transfuse.errors import DataError, TransfuseError
 from transfuse.metrics import evaluate
 from transfuse.specs import DataSpec, InitSpec, ModelSpec, StudySpec, TrainSpec
 from transfuse.specs.arm import Level
-from transfuse.study.network import build
+from transfuse.study.network import build, untrained
 from transfuse.study.sources import images_of, read_source
 from transfuse.study.sweeps import Unfolded
 
@@ -162,7 +162,7 @@ class _Weights:
             return None
         if key not in self.made:
             try:
-                self.made[key] = _created(key[0], self.splits[key[1]]).state_dict()
+                self.made[key] = untrained(key[0], images_of(self.splits[key[1]])).state_dict()
             except TransfuseError:
                 self.made[key] = None
         return self.made[key]
@@ -198,7 +198,7 @@ class _Look:
         """Every finding, the network's own before those of its arms."""
         path = self.network.path
         try:
-            model = _created(self.network.model, self.split)
+            model = untrained(self.network.model, images_of(self.split))
         except TransfuseError as error:
             yield _Finding(False, "", path, str(error))
             return
@@ -319,10 +319,3 @@ def _forward_problem(name: str, model: nn.Module, split: Split) -> str:
             f"for each of the {expected[1]} classes: {cure}"
         )
     return ""
-
-
-def _created(model: ModelSpec, split: Split) -> nn.Module:
-    from transfuse.models import create_model
-
-    images = images_of(split)
-    return create_model(model.name, images.classes, images.channels, image_size=images.size, padding=model.padding)

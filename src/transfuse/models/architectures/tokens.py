@@ -15,6 +15,9 @@ SUPPORTED = (
 )
 """The networks whose attention is known."""
 
+EMBEDDING = "patch_embed"
+"""The block that cuts images into patches: the class token joins them above it, and has seen none of them there."""
+
 
 def prefix_tokens(model: nn.Module, path: str = "") -> int:
     """How many tokens of a module's output are no patches: class and distillation tokens, registers.
@@ -24,7 +27,7 @@ def prefix_tokens(model: nn.Module, path: str = "") -> int:
     >>> prefix_tokens(nn.Linear(2, 2))
     0
     """
-    if path.split(".")[0] == "patch_embed":
+    if path.split(".")[0] == EMBEDDING:
         return 0
     if isinstance(count := getattr(model, "num_prefix_tokens", None), int):  # timm
         return count
