@@ -14,10 +14,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from transfuse.report.analysis_notes import plain
 from transfuse.report.explanations import EXPLANATIONS
 from transfuse.report.html import Contents, render, write_report
-from transfuse.report.inside import Topic, _pair_styles, topics
-from transfuse.report.notes import plain
+from transfuse.report.inside import Topic, topics
+from transfuse.report.pair_names import pair_styles
 from transfuse.report.palette import arm_styles
 from transfuse.specs.analyses import ANALYSES
 
@@ -484,7 +485,7 @@ def test_pairs_have_colours_that_no_arm_of_the_study_has() -> None:
 
 def test_arms_that_take_all_colours_leave_pairs_other_dashes() -> None:
     styles = arm_styles([f"arm{place}" for place in range(8)], "arm0")
-    found = _pair_styles(["arm3", "arm3, start"], styles)
+    found = pair_styles(["arm3", "arm3, start"], styles)
     assert found["arm3"] == styles["arm3"]
     assert found["arm3, start"].dash not in {style.dash for style in styles.values()}
 

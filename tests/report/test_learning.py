@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from transfuse.report.drawings import Table
 from transfuse.report.html import Contents, render
-from transfuse.report.inside import Table
 from transfuse.report.learning import MOST_CLASSES, class_curves, convergence, reuse, sweeps
 from transfuse.report.palette import arm_styles
 from transfuse.results.recommend import recommend

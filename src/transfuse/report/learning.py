@@ -11,8 +11,8 @@ import pandas as pd
 
 from transfuse.errors import TransfuseError
 from transfuse.metrics import METRICS
+from transfuse.report.drawings import Drawing, Table
 from transfuse.report.figures import PAGE_INK, learning_curves
-from transfuse.report.inside import Drawing, Table
 from transfuse.report.palette import PAGE, Style
 from transfuse.report.similarity_figures import curve
 from transfuse.results import arms

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import pandas as pd
+
+from transfuse.report.pair_names import pair_names
 from transfuse.results.phrases import counted
 
 _NUMBER = re.compile(r"(?<![\w.])\d+(?:[.,]\d+)*(?:e[+-]?\d+)?(?!\w)")  # by itself: not the 4 of layer4
@@ -18,6 +22,23 @@ _PLAIN = (
 _QUOTED = re.compile(r"`([^`]+)`|(?<!\w)'([\w.:/-]+)'(?!\w)")
 FEW = 4
 """So many networks are named with a note, and the others counted."""
+
+
+def notes_of(analyses: Sequence[Mapping[str, Any]], compares: bool) -> list[str]:
+    """What the analyses of a line warned of, each with the networks that it is about.
+
+    Args:
+        analyses: where each stands: its names, `state`, `notes`.
+        compares: whether they are of two networks each.
+    """
+    if not analyses:
+        return []
+    names = pair_names(pd.DataFrame(analyses))
+    if len({one["model"] for one in analyses}) > 1:
+        names = [f"{one['model']}, {name}" for one, name in zip(analyses, names, strict=True)]
+    said = [(name, note) for one, name in zip(analyses, names, strict=True) for note in one["notes"]]
+    done = sum(one["state"] == "finished" for one in analyses)
+    return grouped(said, done, "comparison" if compares else "network")
 
 
 def plain(note: str) -> str:
