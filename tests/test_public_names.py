@@ -24,6 +24,8 @@ PUBLIC = [
     "cka",
     "cka_matrix",
     "compare",
+    "compare_all",
+    "compare_counts",
     "create_model",
     "estimate",
     "evaluate",

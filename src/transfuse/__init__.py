@@ -47,7 +47,9 @@ if TYPE_CHECKING:
         tune_only_,
     )
     from transfuse.report.heatmaps import heatmap
-    from transfuse.results.statistics import compare, estimate
+    from transfuse.statistics.comparison import compare, estimate
+    from transfuse.statistics.counts import compare_counts
+    from transfuse.statistics.many import compare_all
     from transfuse.training import Optimizer, Recipe, Schedule, Stopping, fit, predict
 
 _HOMES = {
@@ -66,9 +68,11 @@ _HOMES = {
     "cca_patches": "analysis",
     "cka": "analysis",
     "cka_matrix": "analysis",
-    "compare": "results.statistics",
+    "compare": "statistics.comparison",
+    "compare_all": "statistics.many",
+    "compare_counts": "statistics.counts",
     "create_model": "models",
-    "estimate": "results.statistics",
+    "estimate": "statistics.comparison",
     "evaluate": "metrics",
     "fit": "training",
     "freeze_": "models",
@@ -108,6 +112,8 @@ __all__ = [
     "cka",
     "cka_matrix",
     "compare",
+    "compare_all",
+    "compare_counts",
     "create_model",
     "estimate",
     "evaluate",

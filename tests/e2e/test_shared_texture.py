@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from transfuse.results.statistics import Comparison
 from transfuse.results.store import Store
 from transfuse.specs import read_yaml, study_from
+from transfuse.statistics.comparison import Comparison
 from transfuse.study.conclude import conclude
 from transfuse.study.events import Ended, Event, Failed
 from transfuse.study.executors import Queue, in_process

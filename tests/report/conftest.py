@@ -15,9 +15,9 @@ from PIL import Image
 
 from transfuse.report.html import Contents
 from transfuse.results.arms import ArmComparison, ArmEstimate
-from transfuse.results.planning import Components
 from transfuse.results.recommend import recommend
-from transfuse.results.statistics import Comparison, Estimate
+from transfuse.statistics.comparison import Comparison, Estimate
+from transfuse.statistics.planning import Components
 
 ARMS: dict[str, dict[str, Any]] = {
     "random": {},

@@ -9,9 +9,9 @@ import pytest
 
 from transfuse.results import arms, phrases
 from transfuse.results.arms import ArmComparison, ArmEstimate
-from transfuse.results.planning import Components
 from transfuse.results.recommend import recommend
-from transfuse.results.statistics import Comparison, Estimate
+from transfuse.statistics.comparison import Comparison, Estimate
+from transfuse.statistics.planning import Components
 
 ARMS: dict[str, dict[str, Any]] = {
     "random": {"depth": 0, "rest": "random", "norm": "identity", "freeze": 0},
@@ -193,7 +193,7 @@ def test_forty_arms_are_grouped() -> None:
     said = recommend(study, [against("helps"), *(against("undecided", n, **UNSURE) for n in names)])
     assert len(said.reasons) == 1
     assert said.reasons[0].startswith("Of the other arms, 39 can't be told: upto0, upto1")
-    assert any("about 2 of them would still exclude zero" in caveat for caveat in said.caveats)
+    assert any("about 2 of them would exclude zero" in caveat for caveat in said.caveats)
 
 
 def test_speed_counts_the_runs_that_never_arrive() -> None:
@@ -232,7 +232,7 @@ def test_caveats_name_what_limits_the_answer() -> None:
         best_step=[600, 0, 300],
         steps=[600, 20, 600],
     )
-    rows = [against("helps", caveats=("Class 2 is left out.",)), against("helps", "middle")]
+    rows = [against("helps", notes=("Class 2 is left out.",)), against("helps", "middle")]
     failures = [{"model": "small", "arm": "middle", "seed": 2, "reason": "disk full"}]
     study = {**STUDY, "data": {"name": "fundus-phantom", "synthetic": True}}
     text = "\n".join(recommend(study, rows, runs=runs, failures=failures, notes=("No patient ids.",)).caveats)
@@ -243,7 +243,7 @@ def test_caveats_name_what_limits_the_answer() -> None:
     assert "fundus-phantom is synthetic" in text
     assert "No patient ids." in text
     assert "In 1 of 2 comparisons: Class 2 is left out." in text
-    assert "2 comparisons were made and their intervals are not widened" in text
+    assert "2 comparisons were made. Their verdicts are corrected for that" in text
 
 
 def missing(state: str, arm: str = "pretrained", seed: int = 0, **changes: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from transfuse.results import arms
 from transfuse.results.convergence_table import convergence_table
 from transfuse.results.depth import against_depth, sweep_arms
 from transfuse.results.phrases import MINUS, metric_name, number
-from transfuse.results.reuse import relative_gain, reuse_share
+from transfuse.statistics.reuse import relative_gain, reuse_share
 
 _MEASURES = (
     ("steps_to_threshold", "Steps to the threshold"),

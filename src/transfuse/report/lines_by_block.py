@@ -13,7 +13,7 @@ from transfuse.report.figures import PAGE_INK
 from transfuse.report.pair_names import pair_styles
 from transfuse.report.palette import PAGE, Style
 from transfuse.report.scales import brief
-from transfuse.results.seeds import seed_mean
+from transfuse.statistics.seeds import seed_mean
 
 LEAST_SEEDS = 3
 """A band is drawn from so many seeds on: with two it is 12 times as wide as their distance and hides the lines."""

@@ -1,1 +1,1 @@
-"""Results: the store of run folders, comparisons with intervals, and the recommendation."""
+"""Results: the store of run folders, tables over finished runs, and the recommendation in words."""

@@ -12,7 +12,7 @@ import pandas as pd
 from transfuse.results import phrases
 
 if TYPE_CHECKING:
-    from transfuse.results.statistics import Comparison, Estimate
+    from transfuse.statistics.comparison import Comparison, Estimate
 
 RANDOM, FULL, PARTIAL, SCALE, OTHER = "random", "full", "partial", "scale", "other"
 
@@ -198,7 +198,7 @@ def steps_to_threshold(
     "arm" count; a diverged run counts with what it reached before, and as "never" where it was not validated once.
     The resolution is the distance of two validations.
     """
-    from transfuse.results.convergence import steps_to
+    from transfuse.statistics.convergence import steps_to
 
     if runs.empty:
         return ()

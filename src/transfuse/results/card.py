@@ -93,7 +93,7 @@ class _Results(NamedTuple):
 
 def _results(record: RunRecord, data: Mapping[str, Any], predictions: pd.DataFrame) -> _Results:
     """The run's metrics; top-1, top-5 and what the run monitored with an interval."""
-    from transfuse.results.statistics import estimate
+    from transfuse.statistics.comparison import estimate
 
     test = predictions[predictions["part"] == "test"]
     target, scores = np.stack(list(test["target"])), np.stack(list(test["scores"]))

@@ -11,7 +11,7 @@ from transfuse.results import arms, phrases
 from transfuse.results.arms import ArmComparison, ArmSpeed
 
 if TYPE_CHECKING:
-    from transfuse.results.statistics import Comparison
+    from transfuse.statistics.comparison import Comparison
 
 HELPS, HURTS, EQUIVALENT, UNDECIDED = "helps", "hurts", "equivalent", "undecided"
 

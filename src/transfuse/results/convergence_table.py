@@ -12,7 +12,7 @@ import pandas as pd
 
 from transfuse.errors import SpecError, nearest
 from transfuse.results import arms, phrases
-from transfuse.results.convergence import (
+from transfuse.statistics.convergence import (
     StepsTo,
     StepsToBest,
     areas_under_curves,
@@ -21,7 +21,7 @@ from transfuse.results.convergence import (
     steps_to,
     steps_to_best,
 )
-from transfuse.results.seeds import seed_mean
+from transfuse.statistics.seeds import seed_mean
 
 COLUMNS = ["model", "arm", "measure", "value", "low", "high", "std", "seeds", "censored", "bound", "note"]
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from transfuse.errors import DataError, nearest
-from transfuse.results.seeds import seed_mean
+from transfuse.statistics.seeds import seed_mean
 
 SWEEP_COLUMNS = ["arm", "block", "n", "m", "fraction", "value", "low", "high", "std", "seeds", "note"]
 BEST_COLUMNS = [*SWEEP_COLUMNS[:-1], "best", "note"]

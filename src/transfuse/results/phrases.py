@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from transfuse.metrics import METRICS
 
 if TYPE_CHECKING:
-    from transfuse.results.statistics import Comparison
+    from transfuse.statistics.comparison import Comparison
 
 MINUS = "\N{MINUS SIGN}"
 # Where the title of `METRICS` would not read well in the middle of a sentence.

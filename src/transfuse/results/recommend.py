@@ -1,6 +1,6 @@
 """From comparisons to a sentence: are pretrained weights worth it here, for which network, where, and how sure is that?
 
-No sentence rests on a point estimate: what is claimed follows from the verdict of `statistics.compare`, which treats
+No sentence rests on a point estimate: what is claimed follows from the verdict of `transfuse.compare`, which treats
 patients and seeds as sampled, and everything that limits the claim is said next to it.
 """
 

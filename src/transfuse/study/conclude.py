@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from transfuse.data import Dataset
+    from transfuse.statistics.arm import Arm
 
 
 class Conclusion(NamedTuple):
@@ -62,15 +63,10 @@ def conclude(store: Store, plan: Plan) -> Conclusion:
         if kind == "measurements" and not plan.analyses:
             continue
         write_table(store.study_folder(study.name) / "tables" / f"{kind}.parquet", frame)
-    scores = _scores(tables)
-    comparisons = [
-        ArmComparison(model, arm, other, found)
-        for model in study.models
-        for arm, other in _pairs(study)
-        if (found := _compare(study, scores, model, arm, other)) is not None
-    ]
+    tested = _tested(study, tables)
+    comparisons = _comparisons(study, tested)
     asked = dict.fromkeys((row["model"], row["arm"]) for row in rows if row["role"] == "arm")
-    estimates = [_estimate(study, scores, model, arm) for model, arm in asked]
+    estimates = [_estimate(model, arm, tested.get((model, arm))) for model, arm in asked]
     notes = _notes(store, rows)
     failures = [
         {**found.row, "state": found.state, "reason": found.detail}
@@ -133,16 +129,17 @@ def _notes(store: Store, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return list(notes)
 
 
-class _Arm(NamedTuple):
-    """The test predictions of one arm: `scores` (seeds, N, C), with the samples in one order for all arms."""
+class _Tested(NamedTuple):
+    """An arm on the test samples, which are in one order for all arms: its metric, resampled, and its seeds."""
 
-    target: np.ndarray
-    patients: np.ndarray
-    scores: np.ndarray
+    arm: Arm
     seeds: tuple[int, ...]
 
 
-def _scores(tables: Tables) -> dict[tuple[str, str], _Arm]:
+def _tested(study: StudySpec, tables: Tables) -> dict[tuple[str, str], _Tested]:
+    """Every arm that has predictions, by network and label; each is resampled once for all its comparisons."""
+    from transfuse.statistics.arm import arm_of_scores
+
     if tables.predictions.empty:
         return {}
     found = {}
@@ -154,13 +151,30 @@ def _scores(tables: Tables) -> dict[tuple[str, str], _Arm]:
         if any(not np.array_equal(seed["sample_id"], first["sample_id"]) for seed in seeds):
             raise DataError(f"the runs of {model} · {arm} were tested on different samples; they cannot be compared")
         target = np.stack(list(first["target"]))
-        found[str(model), str(arm)] = _Arm(
-            target[:, 0].astype(np.int64) if target.shape[1] == 1 else target,
-            first["patient_id"].to_numpy(),
-            np.stack([np.stack(list(seed["scores"])) for seed in seeds]),
+        found[str(model), str(arm)] = _Tested(
+            arm_of_scores(
+                target[:, 0].astype(np.int64) if target.shape[1] == 1 else target,
+                np.stack([np.stack(list(seed["scores"])) for seed in seeds]),
+                first["patient_id"].to_numpy(),
+                study.metric,
+            ),
             tuple(int(seed["seed"].iloc[0]) for seed in seeds),
         )
     return found
+
+
+def _comparisons(study: StudySpec, tested: Mapping[tuple[str, str], _Tested]) -> list[ArmComparison]:
+    """Every pair of arms of every network that can be compared, with verdicts corrected for their number."""
+    from transfuse.statistics.comparison import compare_arms
+    from transfuse.statistics.many import compare_all
+
+    found = {
+        (model, arm, other): compare_arms(tested[model, arm].arm, tested[model, other].arm, study.margin)
+        for model in study.models
+        for arm, other in _pairs(study)
+        if (model, arm) in tested and (model, other) in tested
+    }
+    return [ArmComparison(*names, comparison) for names, comparison in compare_all(found).items()]
 
 
 def _pairs(study: StudySpec) -> list[tuple[str, str]]:
@@ -168,29 +182,13 @@ def _pairs(study: StudySpec) -> list[tuple[str, str]]:
     return list(dict.fromkeys([*((arm, study.baseline) for arm in study.arms if arm != study.baseline), *study.pairs]))
 
 
-def _compare(study: StudySpec, scores: Mapping[tuple[str, str], _Arm], model: str, arm: str, other: str) -> Any:
-    from transfuse.results.statistics import compare
+def _estimate(model: str, arm: str, found: _Tested | None) -> ArmEstimate:
+    from transfuse.statistics.comparison import estimate_arm
 
-    if (model, arm) not in scores or (model, other) not in scores:
-        return None
-    a, b = scores[model, arm], scores[model, other]
-    return compare(a.target, a.scores, b.scores, a.patients, study.margin, metric=study.metric)
-
-
-def _estimate(study: StudySpec, scores: Mapping[tuple[str, str], _Arm], model: str, arm: str) -> ArmEstimate:
-    from transfuse.metrics import evaluate
-    from transfuse.results.statistics import estimate
-
-    found = scores.get((model, arm))
     if found is None:
         return ArmEstimate(model, arm, None, {})
-    values = [evaluate(study.metric, found.target, one).value for one in found.scores]
-    return ArmEstimate(
-        model,
-        arm,
-        estimate(found.target, found.scores, found.patients, study.metric),
-        dict(zip(found.seeds, values, strict=True)),
-    )
+    values = np.mean([part.points[:, 0] for part in found.arm.parts], axis=0)
+    return ArmEstimate(model, arm, estimate_arm(found.arm), dict(zip(found.seeds, values.tolist(), strict=True)))
 
 
 def _data_facts(runs: pd.DataFrame) -> dict[str, Any]:

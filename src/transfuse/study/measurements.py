@@ -77,7 +77,7 @@ def _coefficients(found: Found, matrix: SimilarityMatrix) -> None:
     Both are sorted, largest first; the label is the rank, stretched to [0, 1].
     """
     from transfuse.analysis.chance import random_coefficients
-    from transfuse.results.reuse import area_above_random
+    from transfuse.statistics.reuse import area_above_random
 
     samples = np.broadcast_to(np.asarray(matrix.samples), matrix.values.shape)
     for place, block in enumerate(matrix.rows):

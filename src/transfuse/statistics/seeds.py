@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from transfuse.errors import DataError, SpecError
-from transfuse.results.planning import t_quantile
+from transfuse.statistics.planning import t_quantile
 
 
 @dataclass(frozen=True)

@@ -5,19 +5,21 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import optimize, stats
+from scipy.special import expit, logit
 
 from transfuse.errors import DataError, SpecError
 from transfuse.metrics import evaluate
-from transfuse.results import bootstrap
-from transfuse.results.planning import (
+from transfuse.statistics import bootstrap
+from transfuse.statistics.comparison import Comparison, compare, estimate
+from transfuse.statistics.convergence import steps_to
+from transfuse.statistics.planning import (
     Components,
     equivalence_power,
     needed_patients,
     needed_seeds,
     t_quantile,
 )
-from transfuse.results.statistics import Comparison, compare, estimate, steps_to
 
 
 def study(
@@ -89,10 +91,29 @@ def test_against_a_bootstrap_and_a_formula_written_out(generator, monkeypatch):
     assert result.values_a == pytest.approx(points[:4], abs=1e-12)
     assert result.standard_error == pytest.approx(math.sqrt(variance), abs=1e-12)
     assert result.df == pytest.approx(df, rel=1e-9)
-    half = stats.t.ppf(0.975, result.df) * result.standard_error
-    assert (result.low, result.high) == pytest.approx((result.difference - half, result.difference + half), abs=1e-9)
-    half = stats.t.ppf(0.95, result.df) * result.standard_error
-    assert result.equivalence == pytest.approx((result.difference - half, result.difference + half), abs=1e-9)
+    own_a = scale * of_a.mean(1).var(ddof=1) + pure_a / 4  # of each arm by itself, on these patients and seeds
+    own_b = scale * of_b.mean(1).var(ddof=1) + pure_b / 3
+    level_a, level_b = points[:4].mean(), points[4:].mean()
+
+    def error_at(true: float) -> float:
+        """Both arms moved by the same step of the logit, to where they differ by `true`."""
+        middle = (logit(level_a) + logit(level_b)) / 2
+        step = optimize.brentq(lambda d: expit(middle + d) - expit(middle - d) - true, -20, 20, xtol=1e-14)
+        to_a, to_b = expit(middle + step), expit(middle - step)
+        sd_a = math.sqrt(own_a) * to_a * (1 - to_a) / (level_a * (1 - level_a))
+        sd_b = math.sqrt(own_b) * to_b * (1 - to_b) / (level_b * (1 - level_b))
+        shared = (own_a + own_b - variance) / (2 * math.sqrt(own_a * own_b))
+        return max(math.sqrt(variance), math.sqrt(sd_a**2 + sd_b**2 - 2 * shared * sd_a * sd_b))
+
+    for probability, ends in ((0.975, (result.low, result.high)), (0.95, result.equivalence)):
+        for end in ends:
+            times = abs(result.difference - end) / error_at(end)
+            assert times == pytest.approx(stats.t.ppf(probability, df), rel=1e-6)
+    p_values = [2 * stats.t.sf(abs(result.difference) / error_at(0.0), df)]
+    p_values.append(stats.t.sf((result.difference + 0.05) / error_at(-0.05), df))
+    p_values.append(max(p_values[1], stats.t.sf((0.05 - result.difference) / error_at(0.05), df)))
+    found = (result.p_difference, result.p_not_worse, result.p_equivalence)
+    assert found == pytest.approx(tuple(p_values), rel=1e-6)
     assert (result.patients, result.seeds_a, result.seeds_b) == (80, 4, 3)
 
 
@@ -118,7 +139,8 @@ def test_the_resamples_are_exact_for_every_metric(generator, monkeypatch):
     draw = np.random.default_rng(3)
     drawn = np.concatenate([draw.integers(30, size=(20, 30)) for _ in range(3)])[:50]
     for metric in ("auroc", "auprc", "accuracy", "macro_recall", "kappa", "ece", "brier", "referable_auroc"):
-        replicates = bootstrap.resample(metric, target, runs, groups, seed=3, replicates=50)
+        measure = bootstrap.of_scores(metric, target, runs)
+        replicates = bootstrap.resample(measure, np.arange(60), groups, seed=3, replicates=50)
         for index in (0, 19, 20, 49):
             rows = np.concatenate([np.flatnonzero(groups == p) for p in drawn[index]])
             for run in (0, 1):
@@ -131,10 +153,11 @@ def test_the_resamples_are_exact_for_every_metric(generator, monkeypatch):
 
 def test_resamples_do_not_depend_on_what_is_kept(generator, monkeypatch):
     target, a, _, who = study(generator)
-    kept = bootstrap.resample("auroc", target, list(a), who, replicates=64)
+    measure = bootstrap.of_scores("auroc", target, list(a))
+    kept = bootstrap.resample(measure, np.arange(len(who)), who, replicates=64)
     monkeypatch.setattr(bootstrap, "_KEPT", 0)
     monkeypatch.setattr(bootstrap, "_BLOCK", 160 * 16)
-    again = bootstrap.resample("auroc", target, list(a), who, replicates=64)
+    again = bootstrap.resample(measure, np.arange(len(who)), who, replicates=64)
     np.testing.assert_allclose(again.values, kept.values, atol=1e-12)
 
 

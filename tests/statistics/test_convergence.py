@@ -9,15 +9,15 @@ from scipy import stats
 from sklearn.metrics import auc
 
 from transfuse.errors import DataError, SpecError
-from transfuse.results.convergence import (
+from transfuse.results.convergence_table import COLUMNS, convergence_table
+from transfuse.statistics.convergence import (
     areas_under_curves,
     mean_steps,
     speedup,
     steps_to,
     steps_to_best,
 )
-from transfuse.results.convergence_table import COLUMNS, convergence_table
-from transfuse.results.seeds import ratio_of_means, seed_mean
+from transfuse.statistics.seeds import ratio_of_means, seed_mean
 
 STEPS = [100, 200, 300, 400]
 

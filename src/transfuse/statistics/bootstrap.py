@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -66,24 +67,51 @@ def patient_codes(patients: Sequence[object] | np.ndarray | None, size: int) -> 
     return np.unique(names, return_inverse=True)[1]
 
 
-def resample(
-    metric: str,
-    target: np.ndarray,
-    runs: Sequence[np.ndarray],
-    groups: np.ndarray,
-    seed: int | Sequence[int] = 0,
-    replicates: int = REPLICATES,
-) -> Replicates:
-    """Evaluate every run on the sample and on `replicates` resamples of patients, the same ones for all runs.
+class Measured(NamedTuple):
+    """A metric of one run: ready for any weights of its patients, and its values on the sample, the overall first."""
 
-    A resample draws P of the P patients with replacement; a patient drawn twice counts twice with all its samples
-    (Field and Welsh 2007, the cluster bootstrap). The values are exact: no run is evaluated on copied rows.
+    prepared: Prepared
+    points: Sequence[float]
+
+
+Measure = Callable[[np.ndarray, np.ndarray], Iterator[Measured]]
+"""From the samples to be used `(n,)` and the patient of each, from 0, to the metric of every run."""
+
+
+def of_scores(metric: str, target: np.ndarray, runs: Sequence[np.ndarray]) -> Measure:
+    """A metric of scores.
 
     Args:
         metric: key of `transfuse.metrics.METRICS`.
         target: `(N,)` or `(N, C)`.
         runs: R arrays of scores, `(N,)` or `(N, C)`.
-        groups: `(N,)` patient number of each sample, see `patient_codes`.
+    """
+
+    def measure(rows: np.ndarray, groups: np.ndarray) -> Iterator[Measured]:
+        for scores in runs:
+            prepared = prepare(metric, target[rows], scores[rows], groups)
+            plain = evaluate(metric, target[rows], scores[rows])
+            yield Measured(prepared, [plain.value, *(plain.per_class.get(c, np.nan) for c in prepared.classes)])
+
+    return measure
+
+
+def resample(
+    measure: Measure,
+    rows: np.ndarray,
+    groups: np.ndarray,
+    seed: int | Sequence[int] = 0,
+    replicates: int = REPLICATES,
+) -> Replicates:
+    """Every run on some samples and on `replicates` resamples of their patients, the same ones for all runs.
+
+    A resample draws P of the P patients with replacement; a patient drawn twice counts twice with all its samples
+    (Field and Welsh 2007, the cluster bootstrap). The values are exact: no run is evaluated on copied rows.
+
+    Args:
+        measure: the metric of the runs, see `of_scores`.
+        rows: `(n,)` the samples.
+        groups: `(n,)` patient number of each, see `patient_codes`.
         seed: of the resamples.
         replicates: B.
 
@@ -93,14 +121,12 @@ def resample(
     draws = _draws(int(groups.max()) + 1, len(groups), replicates, seed)
     prepared: Prepared | None = None
     points, values = [], []
-    for scores in runs:
-        prepared = prepare(metric, target, scores, groups)
-        plain = evaluate(metric, target, scores)
-        points.append([plain.value, *(plain.per_class.get(c, np.nan) for c in prepared.classes)])
-        rows = np.concatenate([prepared.values(weights) for weights in draws()], axis=1)
-        values.append(np.concatenate([_mean_of_defined(rows), rows if prepared.classes else rows[:0]]))
+    for prepared, plain in measure(rows, groups):
+        points.append(plain)
+        found = np.concatenate([prepared.values(weights) for weights in draws()], axis=1)
+        values.append(np.concatenate([_mean_of_defined(found), found if prepared.classes else found[:0]]))
     if prepared is None:
-        raise DataError(f"{metric}: no run to evaluate; expected scores of shape (seeds, N[, C]) with seeds >= 1")
+        raise DataError("no run to evaluate; expected scores of shape (seeds, N[, C]) with seeds >= 1")
     # Classes rest on different patients, so their supports add up, though never beyond the patients there are.
     overall = min(1 + int((prepared.support - 1).sum()), int(groups.max()) + 1)
     support = [overall, *(prepared.support if prepared.classes else ())]
@@ -115,22 +141,21 @@ def resample(
 
 
 def resample_folds(
-    metric: str,
-    target: np.ndarray,
-    runs: list[np.ndarray],
+    measure: Measure,
+    size: int,
     patients: Sequence[object] | np.ndarray | None,
     folds: ArrayLike | None,
     seed: int,
 ) -> tuple[list[Replicates], int]:
-    """Replicates of each fold (one without folds) and the number of patients."""
-    codes = patient_codes(patients, len(target))
+    """Replicates of each fold (one without folds) and the number of patients, of `size` samples."""
+    codes = patient_codes(patients, size)
     number = int(codes.max()) + 1
     if folds is None:
-        return [resample(metric, target, runs, codes, seed)], number
+        return [resample(measure, np.arange(size), codes, seed)], number
     names, fold = np.unique(np.asarray(folds), return_inverse=True)
     if fold.shape != codes.shape or len(names) < 2:
         raise DataError(
-            f"folds has shape {np.shape(folds)} and {len(names)} different value(s); expected ({len(target)},) with at "
+            f"folds has shape {np.shape(folds)} and {len(names)} different value(s); expected ({size},) with at "
             "least 2 folds, or None"
         )
     both = len(np.unique(np.column_stack([codes, fold]), axis=0)) - number
@@ -140,10 +165,16 @@ def resample_folds(
         )
     parts = []
     for index in range(len(names)):
-        rows = fold == index
+        rows = np.flatnonzero(fold == index)
         inside = np.unique(codes[rows], return_inverse=True)[1]
-        parts.append(resample(metric, target[rows], [run[rows] for run in runs], inside, (seed, index)))
+        parts.append(resample(measure, rows, inside, (seed, index)))
     return parts, number
+
+
+def joined(first: Replicates, second: Replicates) -> Replicates:
+    """The runs of two arms on the same resamples, the first arm's first."""
+    points, values = (np.concatenate([getattr(first, name), getattr(second, name)]) for name in ("points", "values"))
+    return replace(first, points=points, values=values)
 
 
 def read_runs(name: str, scores: ArrayLike, target: np.ndarray) -> np.ndarray:

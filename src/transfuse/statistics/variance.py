@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from transfuse.results.bootstrap import Replicates
-from transfuse.results.planning import Components, t_quantile
+from transfuse.statistics.bootstrap import Replicates
+from transfuse.statistics.planning import Components, t_quantile
 
 # Fewer usable resamples than this give no variance.
 _FEWEST_REPLICATES = 200
@@ -72,11 +72,15 @@ def spread_of(columns: list[tuple[Replicates, int]], seeds_a: int, seeds_b: int,
     # A bootstrap variance of n patients is too small by (n - 1) / n.
     scale = sum(one[2] for one in there) / df
     total = scale * float((sign @ kept).var(ddof=1))
-    seeds, interaction = [], []
+    seeds, interaction, alone = [], [], []
     for rows in (slice(0, seeds_a), slice(seeds_a, seeds_a + seeds_b)):
         spread, mixed = _seed_terms(points[rows], kept[rows], scale)
         seeds.append(spread)
         interaction.append(mixed)
+        if count := len(points[rows]):
+            alone.append(max(0.0, scale * float(kept[rows].mean(axis=0).var(ddof=1)) - mixed / count))
+        else:
+            alone.append(math.nan)
     folds, folds_df = _fold_term(there, sign)
     components = Components(
         patients=max(0.0, total - interaction[0] / seeds_a - interaction[1] / max(seeds_b, 1)),
@@ -87,8 +91,19 @@ def spread_of(columns: list[tuple[Replicates, int]], seeds_a: int, seeds_b: int,
         folds=folds,
         patients_df=df,
         folds_df=folds_df,
+        alone_a=alone[0],
+        alone_b=alone[1],
+        levels=_levels(points, seeds_a, bounds),
+        span=bounds[1] - bounds[0],
     )
     return Spread(difference, points, components, "", lost)
+
+
+def _levels(points: np.ndarray, seeds_a: int, bounds: tuple[float, float]) -> tuple[float, float]:
+    """Where the means of the two arms lie between the bounds of the metric."""
+    means = [float(rows.mean()) if len(rows) else math.nan for rows in (points[:seeds_a], points[seeds_a:])]
+    low, high = bounds
+    return (means[0] - low) / (high - low), (means[1] - low) / (high - low)
 
 
 def _reason(

@@ -14,9 +14,9 @@ from numpy.typing import ArrayLike
 
 from transfuse.errors import DataError, SpecError
 from transfuse.metrics import find_metric
-from transfuse.results.bootstrap import Replicates, read_runs, resample_folds
-from transfuse.results.seeds import Ratio, checked_confidence, positive_mean, ratio_of_means
-from transfuse.results.variance import half_width, spread_of
+from transfuse.statistics.bootstrap import Replicates, of_scores, read_runs, resample_folds
+from transfuse.statistics.seeds import Ratio, checked_confidence, positive_mean, ratio_of_means
+from transfuse.statistics.variance import half_width, spread_of
 
 
 def reuse_share(wt: ArrayLike, st: ArrayLike, confidence: float = 0.95) -> Ratio:
@@ -181,7 +181,7 @@ def _tested_ratio(
     confidence: float,
     seed: int,
 ) -> Ratio:
-    """Ratio of mean metrics with the variance components of `transfuse.results.statistics`, on the logarithm.
+    """Ratio of mean metrics with the variance components of `transfuse.statistics.comparison`, on the logarithm.
 
     To first order the logarithm of a mean varies as the mean divided by itself; so each arm's runs are divided by the
     arm's mean, and their difference has the variance of the log ratio over patients, seeds and their interaction.
@@ -195,7 +195,8 @@ def _tested_ratio(
     (first, above), (second, below) = arms.items()
     if above.shape[2:] != below.shape[2:]:
         raise DataError(f"{first} has shape {above.shape} and {second} {below.shape}; both need the same classes")
-    parts, _ = resample_folds(metric, labels, [*above, *below], patients, None, seed)
+    measure = of_scores(metric, labels, [*above, *below])
+    parts, _ = resample_folds(measure, len(labels), patients, None, seed)
     (part,) = parts
     count = len(above)
     means = [

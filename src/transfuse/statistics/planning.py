@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 POWER = 0.8
 MOST_PATIENTS = 10_000_000
@@ -28,6 +29,10 @@ class Components:
         folds: variance of D over training sets, under cross-validation; else 0.
         patients_df: degrees of freedom of the variance over patients.
         folds_df: number of folds - 1; 0 without folds.
+        alone_a: variance over patients of arm A's own mean, for the average training; NaN if unknown.
+        alone_b: the same for arm B.
+        levels: where the two means lie between the metric's bounds, in [0, 1].
+        span: the distance of the metric's bounds.
     """
 
     patients: float
@@ -38,6 +43,10 @@ class Components:
     folds: float = 0.0
     patients_df: float = 1.0
     folds_df: float = 0.0
+    alone_a: float = math.nan
+    alone_b: float = math.nan
+    levels: tuple[float, float] = (math.nan, math.nan)
+    span: float = 1.0
 
     def precision(self, seeds_a: float, seeds_b: float, more_patients: float = 1.0) -> tuple[float, float]:
         """Standard error and Satterthwaite degrees of freedom with these seeds and `more_patients` times the patients.
@@ -63,6 +72,49 @@ class Components:
             return 0.0, self.patients_df
         return math.sqrt(variance), variance**2 / sum(term**2 / df for term, df in terms if term > 0)
 
+    def error_at(
+        self, differences: ArrayLike, seeds_a: float, seeds_b: float, more_patients: float = 1.0
+    ) -> np.ndarray:
+        """Standard errors `(K,)` if the true difference were each of `differences`, never less than `precision`'s.
+
+        A metric between two bounds varies less the nearer it is to one of them, so the variance at a difference of
+        the margin is not the one at the estimate. Both arms are moved from where they are by the same step on the
+        logit scale, on which their own variances are taken to be constant, to where they differ so much;
+        the correlation between them stays. So do score intervals of proportions (Miettinen and Nurminen 1985).
+        """
+        error, _ = self.precision(seeds_a, seeds_b, more_patients)
+        wanted = np.atleast_1d(np.asarray(differences, dtype=np.float64))
+        (a, b), span = self.levels, self.span
+        own = [
+            alone / more_patients + (interaction / more_patients + (0.0 if math.isnan(spread) else spread)) / count
+            for alone, interaction, spread, count in (
+                (self.alone_a, self.interaction_a, self.seeds_a, seeds_a),
+                (self.alone_b, self.interaction_b, self.seeds_b, seeds_b),
+            )
+        ]
+        if not (0 < a < 1 and 0 < b < 1 and min(own) > 0):
+            return np.full_like(wanted, error)
+        errors = [math.sqrt(one) for one in own]
+        correlation = min(1.0, max(-1.0, (sum(own) - error**2) / (2 * errors[0] * errors[1])))
+        high, low = _levels_at(np.clip(wanted / span, -1.0, 1.0), a / (1 - a) * b / (1 - b))
+        x, y = errors[0] * high * (1 - high) / (a * (1 - a)), errors[1] * low * (1 - low) / (b * (1 - b))
+        moved = np.sqrt(np.maximum(x * x + y * y - 2 * correlation * x * y, 0.0))
+        return np.maximum(moved, error)
+
+
+def _levels_at(difference: np.ndarray, odds: float) -> tuple[np.ndarray, np.ndarray]:
+    """Two levels in [0, 1] that differ by `difference` and whose odds have the product `odds`.
+
+    The first solves `u (u - D) = odds (1 - u) (1 - u + D)`, a quadratic equation.
+
+    >>> [round(float(level), 3) for level in _levels_at(np.array(0.1), 0.9 / 0.1 * 0.8 / 0.2)]
+    [0.9, 0.8]
+    """
+    square, linear, constant = 1 - odds, odds * (2 + difference) - difference, -odds * (1 + difference)
+    root = np.sqrt(np.maximum(linear * linear - 4 * square * constant, 0.0))
+    upper = np.clip(-2 * constant / (linear + root), 0.0, 1.0)
+    return upper, np.clip(upper - difference, 0.0, 1.0)
+
 
 def t_quantile(probability: float, df: float) -> float:
     """Quantile of Student's t; of the normal distribution beyond a million degrees of freedom.
@@ -75,11 +127,17 @@ def t_quantile(probability: float, df: float) -> float:
     return float(ndtri(probability) if df > 1e6 else stdtrit(df, probability))
 
 
-def equivalence_power(margin: float, standard_error: float, df: float) -> float:
+def equivalence_power(margin: float, standard_error: float, df: float, error_at_margin: float | None = None) -> float:
     """Probability that two one-sided tests at 5 % call a true difference of 0 equivalent within `margin`.
 
-    `mean over s of 2 Phi(m / SE - t(0.95, df) s) - 1` where positive; `s^2 = chi^2(df) / df` is the estimated over
-    the true variance (Schuirmann 1987). At 80 % power and many degrees of freedom `SE = m / (z.95 + z.9)`.
+    `mean over s of 2 Phi((m - t(0.95, df) s SE(m)) / SE) - 1` where positive; `s^2 = chi^2(df) / df` is the estimated
+    over the true variance (Schuirmann 1987). At 80 % power and many degrees of freedom `SE = m / (z.95 + z.9)`.
+
+    Args:
+        margin: > 0.
+        standard_error: of the difference.
+        df: of the standard error.
+        error_at_margin: the standard error at a true difference of the margin, SE(m); None: the same.
 
     >>> round(equivalence_power(0.05, 0.05 / (1.645 + 1.2816), 1e5), 2)
     0.8
@@ -90,7 +148,8 @@ def equivalence_power(margin: float, standard_error: float, df: float) -> float:
         return 1.0
     middle = (np.arange(128) + 0.5) / 128
     ratio = np.sqrt(2 * gammaincinv(df / 2, middle) / df) if df < 1e5 else np.ones(1)
-    reach = margin / standard_error - t_quantile(0.95, df) * ratio
+    tested = standard_error if error_at_margin is None else error_at_margin
+    reach = (margin - t_quantile(0.95, df) * ratio * tested) / standard_error
     return float(np.maximum(0.0, 2 * ndtr(reach) - 1).mean())
 
 
@@ -105,7 +164,7 @@ def needed_patients(components: Components, margin: float, patients: int, seeds_
         return None
 
     def power(number: int) -> float:
-        return equivalence_power(margin, *components.precision(seeds_a, seeds_b, number / patients))
+        return _power(components, margin, seeds_a, seeds_b, number / patients)
 
     return _fewest(power, 2, MOST_PATIENTS)
 
@@ -116,9 +175,16 @@ def needed_seeds(components: Components, margin: float) -> int | None:
         return None
 
     def power(number: int) -> float:
-        return equivalence_power(margin, *components.precision(number, number))
+        return _power(components, margin, number, number, 1.0)
 
     return _fewest(power, 2, MOST_SEEDS)
+
+
+def _power(components: Components, margin: float, seeds_a: int, seeds_b: int, more_patients: float) -> float:
+    """Of the equivalence test with these seeds and patients, at the less favourable of the two margins."""
+    error, df = components.precision(seeds_a, seeds_b, more_patients)
+    ends = components.error_at([-margin, margin], seeds_a, seeds_b, more_patients)
+    return equivalence_power(margin, error, df, float(ends.max()))
 
 
 def _fewest(power: Callable[[int], float], low: int, most: int) -> int | None:

@@ -9,9 +9,9 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from transfuse.errors import DataError, SpecError
-from transfuse.results import statistics
 from transfuse.results.depth import against_depth, best_over_depth, pairs_against, sweep_arms
-from transfuse.results.reuse import (
+from transfuse.statistics import comparison
+from transfuse.statistics.reuse import (
     area_above_random,
     min_max,
     relative_gain,
@@ -62,7 +62,7 @@ def test_over_patients_the_value_is_the_same_and_the_share_goes_with_the_gain() 
     _, ri = _scores(1.2, 4, 2)
     patients = np.arange(300) // 2
     gain = relative_gain_over_patients(target, wt, ri, patients)
-    compared = statistics.compare(target, wt, ri, patients, margin=0.02)
+    compared = comparison.compare(target, wt, ri, patients, margin=0.02)
     plain = relative_gain(compared.values_a, compared.values_b)
     assert gain.value == pytest.approx(plain.value)
     assert gain.low < gain.value < gain.high

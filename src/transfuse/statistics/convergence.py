@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from transfuse.errors import DataError, SpecError
-from transfuse.results.seeds import Ratio, SeedMean, ratio_of_means, seed_mean
+from transfuse.statistics.seeds import Ratio, SeedMean, ratio_of_means, seed_mean
 
 History = Sequence[tuple[ArrayLike, ArrayLike]]
 """One `(steps, values)` a run, each `(K,)`, steps ascending; NaN values were not evaluated and are skipped."""
@@ -182,7 +182,7 @@ def speedup(reference: StepsTo | StepsToBest, arm: StepsTo | StepsToBest, confid
 
     M, appendix F (Fig. 19) shows "relative speedups" without a definition; here iterations(reference) /
     iterations(arm), with the arm of no transferred weights as reference (METHODS AN-22 and 2.2.14), of means over
-    seeds. The interval is `transfuse.results.seeds.ratio_of_means`.
+    seeds. The interval is `transfuse.statistics.seeds.ratio_of_means`.
 
     A censored run took at least its last step: with censored runs in the reference the value is a lower bound, with
     some in the arm an upper one, with some in both it is undefined. A bound has no interval.

@@ -1,0 +1,204 @@
+"""The verdict on two arms of a segmentation, from the true and false positives and false negatives of every image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from transfuse.errors import DataError, SpecError, nearest
+from transfuse.metrics import ClassCounts, Metric, Prepared
+from transfuse.statistics.arm import Arm
+from transfuse.statistics.bootstrap import Measure, Measured, resample_folds
+from transfuse.statistics.comparison import Comparison, checked_margin, compare_arms
+
+__all__ = ["COUNT_METRICS", "arm_of_counts", "compare_counts", "overlap"]
+
+Average = Literal["image", "pooled"]
+Empty = Literal["one", "leave_out"]
+
+COUNT_METRICS = {"dice": Metric("dice", "Dice"), "jaccard": Metric("jaccard", "Jaccard")}
+"""Dice `2 TP / (2 TP + FP + FN)` and Jaccard `TP / (TP + FP + FN)` (METHODS MET-6)."""
+
+
+def compare_counts(
+    counts_a: ArrayLike,
+    counts_b: ArrayLike,
+    patients: Sequence[object] | np.ndarray | None,
+    margin: float,
+    metric: str = "dice",
+    average: Average = "image",
+    empty: Empty = "one",
+    folds: ArrayLike | None = None,
+    seed: int = 0,
+) -> Comparison:
+    """`compare` for segmentation: Dice or Jaccard of two arms from the counted pixels of each image.
+
+    Counts are all that has to be stored of a segmentation: a verdict can be computed again without network or masks.
+
+    Args:
+        counts_a: `(seeds, N, 3)` or `(seeds, N, C, 3)`: true positives, false positives and false negatives, in pixels
+            or voxels, of each image and class of arm A.
+        counts_b: the same of arm B, on the same images; the numbers of seeds may differ.
+        patients: `(N,)` patient id of each image; None: each is its own patient, which becomes a caveat.
+        margin: > 0, in units of the metric.
+        metric: "dice" or "jaccard".
+        average: "image" takes the metric of each image and their mean, so that a small lesion counts as much as a
+            large one; "pooled" takes it of the summed counts of all images.
+        empty: of "image", what an image is worth whose true mask is empty: "one" gives 1 to an empty prediction and 0
+            to any other; "leave_out" leaves such images out, whatever was predicted, and a caveat says how many
+            (MONAI's `ignore_empty`).
+        folds: `(N,)` fold in which an image was tested, under cross-validation.
+        seed: of the resamples of patients.
+
+    Returns:
+        The comparison; `per_class` for each class where there are several, of which the overall value is the mean.
+
+    Raises:
+        SpecError: a margin that is not positive, an unknown metric, average or treatment of empty masks.
+        DataError: shapes that do not fit, counts that are negative or not finite, true masks of different sizes (TP +
+            FN) in two arms or seeds, no image with a mask where one is needed, a patient in two folds.
+
+    >>> generator = np.random.default_rng(0)
+    >>> size = generator.integers(50, 200, 60)
+    >>> hit = [np.round(size * generator.uniform(low, low + 0.1, (4, 60))) for low in (0.8, 0.6)]
+    >>> a, b = (np.stack([tp, 0.2 * tp, size - tp], axis=-1) for tp in hit)
+    >>> compare_counts(a, b, patients=range(60), margin=0.02).verdict
+    'helps'
+    """
+    if metric not in COUNT_METRICS:
+        raise SpecError(f"unknown metric {metric!r} of counts: {nearest(metric, COUNT_METRICS)}")
+    checked_margin(margin, metric)
+    first = arm_of_counts(counts_a, patients, metric, average, empty, folds, seed, name="counts_a")
+    second = arm_of_counts(counts_b, patients, metric, average, empty, folds, seed, name="counts_b")
+    same_truth = _truth(np.asarray(counts_a, dtype=float)), _truth(np.asarray(counts_b, dtype=float))
+    if same_truth[0].shape == same_truth[1].shape and not np.allclose(*same_truth):
+        raise DataError(
+            "counts_a and counts_b have true masks of different sizes (TP + FN): the arms were tested on other images, "
+            "or on the same ones in another order or size"
+        )
+    return compare_arms(first, second, margin)
+
+
+def arm_of_counts(
+    counts: ArrayLike,
+    patients: Sequence[object] | np.ndarray | None,
+    metric: str = "dice",
+    average: Average = "image",
+    empty: Empty = "one",
+    folds: ArrayLike | None = None,
+    seed: int = 0,
+    *,
+    name: str = "counts",
+) -> Arm:
+    """An arm of a segmentation, for several comparisons; arguments and errors as of `compare_counts`."""
+    if metric not in COUNT_METRICS:
+        raise SpecError(f"unknown metric {metric!r} of counts: {nearest(metric, COUNT_METRICS)}")
+    for what, given, known in (("average", average, get_args(Average)), ("empty", empty, get_args(Empty))):
+        if given not in known:
+            raise SpecError(f"unknown {what} {given!r}: {nearest(str(given), known)}")
+    array = _read(name, counts)
+    leave_out = average == "image" and empty == "leave_out"
+    measure = _of_counts(array, metric, average, leave_out)
+    parts, number = resample_folds(measure, array.shape[1], patients, folds, seed)
+    notes = []
+    if leave_out and (left := int((_truth(array) == 0).sum())):
+        of = "images" if array.shape[2] == 1 else "pairs of an image and a class"
+        notes.append(
+            f"{left} of {_truth(array).size} {of} without a true mask are left out, whatever was predicted there."
+        )
+    classes = array.shape[2:3] if np.ndim(counts) == 4 else ()
+    return Arm(COUNT_METRICS[metric], len(array), tuple(parts), number, patients is None, classes, seed, tuple(notes))
+
+
+def overlap(counts: ArrayLike, metric: str = "dice") -> np.ndarray:
+    """Dice or Jaccard of counts `(..., 3)`; 1 where nothing is there and nothing is predicted.
+
+    >>> overlap([[8, 2, 2], [0, 0, 0], [0, 5, 0]]).tolist()
+    [0.8, 1.0, 0.0]
+    """
+    top, bottom = _terms(np.asarray(counts, dtype=np.float64), metric)
+    return np.divide(top, bottom, out=np.ones_like(top), where=bottom > 0)
+
+
+def _terms(counts: np.ndarray, metric: str) -> tuple[np.ndarray, np.ndarray]:
+    found = counts[..., 0] * (2 if metric == "dice" else 1)
+    return found, found + counts[..., 1] + counts[..., 2]
+
+
+def _truth(counts: np.ndarray) -> np.ndarray:
+    """The size of the true masks, `(N, C)`, of the first seed."""
+    if counts.ndim == 3:
+        counts = counts[:, :, None]
+    size: np.ndarray = counts[0, ..., 0] + counts[0, ..., 2]
+    return size
+
+
+def _read(name: str, counts: ArrayLike) -> np.ndarray:
+    """Checked counts, `(seeds, N, C, 3)`."""
+    try:
+        array = np.asarray(counts, dtype=np.float64)
+    except (TypeError, ValueError) as problem:
+        raise DataError(f"{name} is no array of counts (seeds, N[, C], 3): {problem}") from None
+    if array.ndim not in (3, 4) or array.shape[-1] != 3 or 0 in array.shape:
+        raise DataError(
+            f"{name} has shape {array.shape}; expected (seeds, N, 3) or (seeds, N, C, 3): true positives, false "
+            f"positives and false negatives of each image; for one seed pass {name}[None]"
+        )
+    if not np.isfinite(array).all() or (array < 0).any():
+        bad = np.argwhere(~np.isfinite(array) | (array < 0))[0]
+        raise DataError(
+            f"{name}[{', '.join(map(str, bad))}] is {array[tuple(bad)]}; expected numbers of pixels, finite and >= 0"
+        )
+    if array.ndim == 3:
+        array = array[:, :, None]
+    truth = array[..., 0] + array[..., 2]
+    if not np.allclose(truth, truth[:1]):
+        seed, image, _ = np.argwhere(~np.isclose(truth, truth[:1]))[0]
+        raise DataError(
+            f"{name}: the true mask of image {image} has {truth[seed, image].sum():g} pixels (TP + FN) in seed {seed} "
+            f"and {truth[0, image].sum():g} in seed 0; all seeds have to be tested on the same masks"
+        )
+    return array
+
+
+def _of_counts(counts: np.ndarray, metric: str, average: Average, leave_out: bool) -> Measure:
+    def measure(rows: np.ndarray, groups: np.ndarray) -> Iterator[Measured]:
+        truth = _truth(counts[:, rows])
+        used = truth > 0 if leave_out else np.ones_like(truth, dtype=bool)
+        there = {c: ClassCounts(int((one > 0).sum()), int((one == 0).sum())) for c, one in enumerate(truth.T)}
+        classes = tuple(c for c in there if used[:, c].any())
+        if not classes:
+            raise DataError(
+                f"{metric} is undefined, because no image has a true mask; count empty masks (empty='one'), or test on "
+                "images with something to find"
+            )
+        support = np.array([len(np.unique(groups[used[:, c]])) for c in classes])
+        for run in counts[:, rows][:, :, list(classes)]:
+            top, bottom = _terms(run, metric)
+            if average == "image":
+                top, bottom = overlap(run, metric) * used[:, list(classes)], used[:, list(classes)].astype(np.float64)
+            values = _ratio(_summed(top, groups), _summed(bottom, groups))
+            single = len(there) == 1
+            prepared = Prepared(
+                () if single else classes, tuple(c for c in there if c not in classes), there, support, values
+            )
+            each = values(np.ones((int(groups.max()) + 1, 1)))[:, 0]
+            yield Measured(prepared, [float(each.mean())] if single else [float(np.nanmean(each)), *each])
+
+    return measure
+
+
+def _summed(terms: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Terms `(n, C)` summed within each patient, `(C, patients)`."""
+    return np.stack([np.bincount(groups, column, minlength=int(groups.max()) + 1) for column in terms.T])
+
+
+def _ratio(top: np.ndarray, bottom: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    def values(weights: np.ndarray) -> np.ndarray:
+        over, under = top @ weights, bottom @ weights
+        return np.divide(over, under, out=np.full_like(over, np.nan), where=under > 0)
+
+    return values
