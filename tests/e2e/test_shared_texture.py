@@ -27,9 +27,9 @@ models:
   shuffled: {name: cbr_demo, weights: "run:shuffled"}
 arms: {random: {}, pretrained: {depth: all}}
 metric: auroc
-margin: 0.05
+margin: 0.08
 seeds: 3
-train: {epochs: 6, batch_size: 32}
+train: {epochs: 24, batch_size: 32, validate_every: 3.0}
 sources:
   shared:
     data: {name: texture-source, size: 32, normalise: half}
@@ -63,6 +63,7 @@ class _Work:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_shared_texture_helps(comparisons: dict[str, Comparison]) -> None:
     shared = comparisons["shared"]
     assert shared.verdict == "helps", shared
@@ -70,6 +71,7 @@ def test_a_shared_texture_helps(comparisons: dict[str, Comparison]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_shuffled_source_labels_do_not(comparisons: dict[str, Comparison]) -> None:
     shuffled = comparisons["shuffled"]
     assert shuffled.verdict != "helps", shuffled

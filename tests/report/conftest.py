@@ -134,8 +134,14 @@ def make_contents(
         pairs = [(arm, names[0]) for arm in names[1:]]
         pairs += [(a, b) for a, b in (("pretrained", "mean_var"), ("transfusion", "pretrained")) if {a, b} <= set(arms)]
         means = {row.arm: row.estimate.value for row in estimates if row.model == model}
+        seen = {row.arm: tuple(row.seeds.values()) for row in estimates if row.model == model}
         comparisons += [
-            ArmComparison(model, a, b, make_comparison(means[a] - means[b], 0.018 + 0.006 * place))
+            ArmComparison(
+                model,
+                a,
+                b,
+                make_comparison(means[a] - means[b], 0.018 + 0.006 * place, values_a=seen[a], values_b=seen[b]),
+            )
             for a, b in pairs
             if a in means and b in means
         ]

@@ -12,6 +12,7 @@ from transfuse.report import figures, tables
 from transfuse.report.html import Contents
 from transfuse.report.palette import DARK, DASHES, LIGHT, arm_styles
 from transfuse.results.arms import ArmComparison
+from transfuse.statistics.plateau import Plateau
 
 
 def curve(run_id: str, values: list[float], arm: str = "random", status: str = "finished") -> pd.DataFrame:
@@ -133,3 +134,13 @@ def test_one_seed_is_said_beside_an_interval_that_looks_decided(comparison: Call
     assert figures.forest([found])["label"].tolist() == ["+0.030 (+0.010 to +0.050) can't tell: 1 seed"]
     (row,) = tables.arm_rows("net", ["pretrained"], "random", [], [found], [])
     assert (row.verdict, row.why) == ("undecided", "1 seed")
+
+
+def test_an_arm_that_had_not_levelled_off_is_said_beside_an_interval_that_looks_decided(
+    comparison: Callable[..., Any],
+) -> None:
+    still = {"random": Plateau(False, 0.1, 0.02, (0.1,), (200.0,), (300.0,))}
+    found = ArmComparison("net", "pretrained", "random", comparison(0.03, 0.02, verdict="undecided"), still)
+    assert figures.forest([found])["label"].tolist() == ["+0.030 (+0.010 to +0.050) can't tell: not levelled off"]
+    (row,) = tables.arm_rows("net", ["pretrained"], "random", [], [found], [])
+    assert (row.verdict, row.why) == ("undecided", "not levelled off")

@@ -85,7 +85,7 @@ def test_the_answer_comes_first_and_everything_is_there(contents: Contents) -> N
     ):
         assert wanted in page.text, wanted
     assert len(page.ids) == len(set(page.ids))
-    assert page.tags.count("figure") == 2 + 2 + 2 + 2 + 5  # differences, gains, curves, their first steps; samples
+    assert page.tags.count("figure") == 2 + 2 + 2 + 2 + 2 + 5  # differences, causes, gains, curves, zooms; samples
 
 
 def test_nothing_is_loaded_from_anywhere(contents: Contents) -> None:

@@ -59,7 +59,7 @@ def test_convergence_has_means_with_intervals_and_the_baseline_has_no_speed_up()
     found = cells(table)
     assert found["random", "Steps to the threshold"] == "25\n0 to 89"  # never before step 0
     assert found["random", "Speed-up to the best"] == found["random", "Speed-up to the threshold"] == "baseline"
-    assert found["pretrained", "Speed-up to the best"].startswith("2.000")
+    assert found["pretrained", "Speed-up to the best"] == "2.000\n30 over 15 steps"  # never the ratio alone
     assert found["random", "Steps to the best"] == "30"  # no spread, no interval
     value, _, span = found["random", "Area under the curve"].partition("\n")
     low, high = map(float, span.split(" to "))
@@ -73,7 +73,8 @@ def test_a_run_that_never_reaches_the_threshold_makes_bounds() -> None:
     found = cells(convergence(runs, history, "auroc", 0.75, "random")[0])
     assert found["random", "Steps to the threshold"].startswith("≥ ")
     assert found["pretrained", "Speed-up to the threshold"].startswith("≥ ")
-    assert found["none", "Speed-up to the threshold"] == "undefined"  # a bound over a bound
+    assert found["random", "Steps to the threshold"] == "≥ 30\n1 of 2 never"
+    assert found["none", "Speed-up to the threshold"] == "undefined\n≥ 30 over ≥ 30 steps"  # a bound over a bound
 
 
 def test_without_a_threshold_or_with_a_diverged_arm() -> None:

@@ -7,11 +7,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from transfuse.results import arms, phrases
+from transfuse.results import arms, phrases, plateaus
 from transfuse.results.arms import ArmComparison, ArmEstimate
 from transfuse.results.recommend import recommend
 from transfuse.statistics.comparison import Comparison, Estimate
 from transfuse.statistics.planning import Components
+from transfuse.statistics.plateau import Plateau
 
 ARMS: dict[str, dict[str, Any]] = {
     "random": {"depth": 0, "rest": "random", "norm": "identity", "freeze": 0},
@@ -510,4 +511,83 @@ def test_a_lost_source_takes_only_the_arms_along_that_rest_on_it() -> None:
     caveats = recommend(TWO_SOURCES, [against("helps")], failures=failures).caveats
     assert "Source training y failed: disk full; the arms that start from it (of_y and of_later) have no result." in (
         caveats
+    )
+
+
+def rising(gained: float = 0.1, last: float = 300.0) -> Plateau:
+    return Plateau(False, gained, 0.02, (gained,), (2 * last / 3,), (last,))
+
+
+def test_without_a_plateau_the_sentence_says_who_gained_what_and_to_train_longer() -> None:
+    row = replace(against("undecided"), rising={"pretrained": rising(0.012), "random": rising(0.036)})
+    said = recommend(STUDY, [row], estimates(pretrained=0.912, random=0.874))
+    assert (said.choice, said.headline) == ("can't tell", "Can't tell whether pretrained weights help.")
+    assert said.sentence == (
+        "For small on fundus-phantom, we can't tell whether pretrained weights help: training had not levelled off "
+        "(pretrained gained 0.012 and random 0.036 validation AUROC in the last third of their 300 steps). "
+        "So far: test AUROC 0.912 versus 0.874 from random initialisation (difference +0.038, 95 % interval +0.011 to "
+        "+0.065; 60 test patients, 3 seeds per arm; margin 0.02). "
+        "To decide it, train longer, until less than 0.01, half the margin, is gained there."
+    )
+    one_seed = replace(row, comparison=make("undecided", seeds_a=1))
+    assert recommend(STUDY, [one_seed]).sentence.endswith("is gained there, with at least 3 seeds per arm.")
+
+
+def test_an_arm_without_a_plateau_is_never_the_choice_and_its_lines_say_why() -> None:
+    held = replace(against("undecided", "middle", low=0.03), rising={"middle": rising()})
+    said = recommend(STUDY, [held, against("helps")])
+    assert said.choice == "pretrained"
+    (reason,) = said.reasons
+    assert reason == (
+        "For pretrained weights up to the middle, we can't tell (+0.038, 95 % interval +0.030 to +0.065; training had "
+        "not levelled off)."
+    )
+    scale = replace(against("undecided", "pretrained", "mean_var"), rising={"mean_var": rising()})
+    (reuse,) = recommend(STUDY, [against("helps"), scale]).reasons
+    assert reuse.startswith("Feature reuse: whether the learned features add to the scale of the weights can't be told")
+    assert reuse.endswith("+0.011 to +0.065; training had not levelled off).")
+
+
+def curves(**arms: list[float]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    runs = runs_table(*((arm, 0, "finished") for arm in arms), best_step=300, steps=300)
+    history = [
+        (f"r{place}", 100 * (step + 1), "val", "auroc", value)
+        for place, values in enumerate(arms.values())
+        for step, value in enumerate(values)
+    ]
+    return runs, pd.DataFrame(history, columns=["run_id", "step", "split", "quantity", "value"])
+
+
+def test_arms_without_a_plateau_are_a_caveat_of_their_network_said_once() -> None:
+    runs, history = curves(random=[0.5, 0.6, 0.636], pretrained=[0.8, 0.9, 0.905])
+    still = {"random": rising(0.036)}
+    notes = plateaus.notes(still, "auroc")
+    row = replace(against("undecided", notes=(*notes, "Class 2 is left out.")), rising=still)
+    said = recommend(STUDY, [row], runs=runs, history=history)
+    first, second = said.caveats
+    assert first == (
+        "Training had not levelled off in 1 of 2 arms, so no verdict is given on it: train longer, until less than "
+        "0.01 of validation AUROC, half the margin, is gained in the last third of the steps "
+        "(random: 0.036 over steps 200 to 300)."
+    )
+    assert second == "Class 2 is left out."
+
+
+def test_the_best_at_the_end_is_a_caveat_only_where_the_curve_does_not_tell() -> None:
+    runs, history = curves(random=[0.5, 0.6, 0.605])
+    assert recommend(STUDY, [against("helps")], runs=runs, history=history).caveats == ()
+    first, second = recommend(
+        STUDY, [against("helps")], runs=runs.assign(monitor="loss"), history=history.assign(quantity="loss")
+    ).caveats
+    assert first == "Whether training had levelled off can't be told for random: the validations did not log AUROC."
+    assert second.startswith("Training ended at its best validation value, so it may not have levelled off: random")
+
+
+def test_speed_says_that_no_seed_got_there() -> None:
+    runs, history = curves(random=[0.5, 0.6, 0.6], pretrained=[0.8, 0.9, 0.9])
+    said = recommend({**STUDY, "threshold": 0.85}, [against("helps")], runs=runs, history=history)
+    (reason,) = said.reasons
+    assert reason == (
+        "Speed: validation AUROC 0.85 was reached after 200 steps (median of 1 seed) with pretrained weights, "
+        "by none of 1 seed from random initialisation."
     )

@@ -15,6 +15,7 @@ from transfuse.statistics.comparison import Comparison, compare, estimate
 from transfuse.statistics.convergence import steps_to
 from transfuse.statistics.planning import (
     Components,
+    Term,
     equivalence_power,
     needed_patients,
     needed_seeds,
@@ -406,7 +407,21 @@ def test_power_equals_a_simulation(generator):
         estimates = generator.normal(size=40_000)
         spread = np.sqrt(generator.chisquare(min(df, 1e5), 40_000) / min(df, 1e5))
         simulated = np.mean(np.abs(estimates) < ratio - stats.t.ppf(0.95, df) * spread)
-        assert equivalence_power(ratio, 1.0, df) == pytest.approx(simulated, abs=0.012)
+        assert equivalence_power(ratio, 1.0, [Term(1.0, df)]) == pytest.approx(simulated, abs=0.012)
+
+
+def test_power_with_terms_of_their_own_equals_a_simulation(generator):
+    """Variances of seeds on 2 degrees of freedom each, and of patients on 60; the interaction is in both."""
+    terms = [Term(4.0, 2, 1.0), Term(2.0, 2, 1.0), Term(3.0, 60)]
+    error = math.sqrt(7.0)
+    squares = np.stack([term.mean_square * generator.chisquare(term.df, 60_000) / term.df for term in terms])
+    parts = np.maximum(squares - [[1.0], [1.0], [0.0]], 0)
+    variance = parts.sum(0)
+    df = variance**2 / np.where(parts > 0, squares**2 / [[2], [2], [60]], 0).sum(0)
+    for margin in (7.0, 9.0):
+        half = stats.t.ppf(0.95, df) * np.sqrt(variance)
+        simulated = np.mean(np.abs(error * generator.normal(size=60_000)) < margin - half)
+        assert equivalence_power(margin, error, terms) == pytest.approx(simulated, abs=0.02)
 
 
 def test_many_degrees_of_freedom_give_the_textbook_number():
@@ -425,10 +440,10 @@ def test_the_planned_numbers_are_the_smallest_that_do():
     assert seeds is not None
 
     def by_patients(number: int) -> float:
-        return equivalence_power(0.06, *parts.precision(6, 6, number / 100))
+        return equivalence_power(0.06, parts.precision(6, 6, number / 100)[0], parts.terms(6, 6, number / 100))
 
     def by_seeds(number: int) -> float:
-        return equivalence_power(0.06, *parts.precision(number, number))
+        return equivalence_power(0.06, parts.precision(number, number)[0], parts.terms(number, number))
 
     assert by_patients(patients) >= 0.8 > by_patients(patients - 1)
     assert by_seeds(seeds) >= 0.8 > by_seeds(seeds - 1)
@@ -565,3 +580,20 @@ def test_the_interval_holds_its_error_rate(monkeypatch, patients, images, seeds,
     assert 0.005 * studies <= false <= 0.105 * studies
     if seed_sd > 0.2:
         assert fixed > 0.12 * studies
+
+
+def test_equivalent_is_wrong_in_one_study_in_twenty_at_a_wide_margin(monkeypatch):
+    """A true difference of exactly the margin, 0.10 AUROC, most of the variance from few seeds, where the interval that
+    is symmetric about the estimate is too short. The bound is 5 % and the Monte-Carlo error of 250 studies (99.9 %)."""
+    monkeypatch.setattr(bootstrap.resample, "__defaults__", (0, 400))
+    draw = np.random.default_rng(7)
+    spread = math.sqrt(2 * (0.7**2 + 0.4**2 + 0.5**2) + 0.35**2)  # of the difference of a positive and a negative
+    effects = tuple(stats.norm.ppf(auroc) * spread for auroc in (0.90, 0.80))
+    results = [compare(*study(draw, effects, (3, 3), 90, 2, 0.35, 0.5), 0.1) for _ in range(250)]
+    assert sum(result.verdict == "equivalent" for result in results) <= 24
+    symmetric = sum(
+        abs(result.difference) + stats.t.ppf(0.95, result.df) * result.standard_error < 0.1 for result in results
+    )
+    assert symmetric > sum(result.verdict == "equivalent" for result in results)
+    covered = np.mean([result.low <= 0.1 <= result.high for result in results])
+    assert 0.905 <= covered <= 0.995

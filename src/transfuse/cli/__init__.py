@@ -106,12 +106,12 @@ def run(study: Path, *overrides: str, out: Out = OUT, workers: Workers = None, d
     for line in checked.lines:
         say(console, f"  {line}")
     store = Store(out)
-    for notice in replaced(store, checked.study, checked.runs):
+    for notice in replaced(store, checked.study, checked.round(store)):
         say(console, notice, style="yellow")
     try:
         outcome = carry_out(
             checked.study,
-            checked.runs,
+            checked.round,
             store,
             show=lambda total, done, workers: shown(console, total, done, workers),
             workers=count,
@@ -169,9 +169,13 @@ def status(study: str | None = None, *, out: Out = OUT) -> int:
             table.add_column(column, overflow="fold", no_wrap=column in ("run", "seed", "state"))
         for one in found:
             row = one.row
-            arm = f"source {row['arm']}" if row["role"] == "source" else row["arm"]
+            arm = {
+                "source": "source {arm}",
+                "trial": "{arm} at rate {learning_rate:g}",
+                "size": "{arm} on {train_fraction:.1%}",
+            }.get(row["role"], "{arm}")
             spent = "" if one.seconds is None else duration(one.seconds)
-            cells = (row["run_id"], row["model"], arm, str(row["seed"]), _coloured(one.state), spent)
+            cells = (row["run_id"], row["model"], arm.format(**row), str(row["seed"]), _coloured(one.state), spent)
             table.add_row(*map(Text, cells[:4]), *cells[4:], Text("" if one.state == "finished" else one.detail))
         console.print(table)
         states: dict[str, int] = {}
@@ -376,6 +380,8 @@ def _report(console: Console, store: Store, plan: Plan) -> None:
                 pictures=found.pictures,
                 analyses=found.analyses,
                 failures=found.failures,
+                network_sizes=found.network_sizes,
+                data_sizes=found.data_sizes,
             ),
             store.study_folder(plan.study.name) / "report.html",
         )

@@ -51,16 +51,27 @@ def forest(comparisons: Sequence[ArmComparison]) -> pd.DataFrame:
         found = item.comparison
         defined = math.isfinite(found.difference)
         bounded = defined and math.isfinite(found.low) and math.isfinite(found.high)
-        span = f"({phrases.signed(found.low)} to {phrases.signed(found.high)})" if bounded else "(no interval)"
         verdict = str(found.verdict) if defined else "undefined"
-        why = phrases.too_few_seeds(found) if defined else ""
-        said = {"undecided": "can't tell"}.get(verdict, verdict) + (f": {why}" if why else "")
-        label = f"{phrases.signed(found.difference)} {span} {said}" if defined else said
+        label = difference_label(found.difference, found.low, found.high, verdict, item.why_undecided)
         place = places[item.model] = places.get(item.model, -1) + 1
         limits = (found.low, found.high) if bounded else (math.nan, math.nan)
         values = (found.difference if defined else math.nan, *limits)
         rows.append((item.model, item.arm, item.baseline, *values, verdict, place, label))
     return pd.DataFrame(rows, columns=FOREST_COLUMNS).astype({"difference": float, "low": float, "high": float})
+
+
+def difference_label(difference: float, low: float, high: float, verdict: str, why: str = "") -> str:
+    """The line of text over a difference: its size, its interval and its verdict, with a word on why it is open.
+
+    >>> difference_label(0.05, 0.03, 0.07, "helps"), difference_label(0.01, -math.inf, math.inf, "undecided", "1 seed")
+    ('+0.050 (+0.030 to +0.070) helps', "+0.010 (no interval) can't tell: 1 seed")
+    """
+    if not math.isfinite(difference):
+        return "undefined"
+    bounded = math.isfinite(low) and math.isfinite(high)
+    span = f"({phrases.signed(low)} to {phrases.signed(high)})" if bounded else "(no interval)"
+    said = {"undecided": "can't tell"}.get(verdict, verdict) + (f": {why}" if why else "")
+    return f"{phrases.signed(difference)} {span} {said}"
 
 
 def forest_domain(frame: pd.DataFrame, margin: float) -> tuple[float, float]:

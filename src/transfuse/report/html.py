@@ -14,13 +14,18 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 
-from transfuse.report import data_facts, figures, learning, pictures, tables
+from transfuse.report import data_facts, figures, learning, pictures, tables, waterfall
+from transfuse.report import network_sizes as of_size
+from transfuse.report.data_size import Amount, data_size_amounts
 from transfuse.report.hover import titled
 from transfuse.report.inside import Topic, topics
 from transfuse.report.palette import DARK, LIGHT, PAGE, Style, arm_styles
-from transfuse.results import arms, caveats, phrases
+from transfuse.results import arms, causes, caveats, phrases
 from transfuse.results.arms import ArmComparison, ArmEstimate
+from transfuse.results.data_size import DataSizes
+from transfuse.results.network_sizes import Sizes
 from transfuse.results.recommend import Recommendation
+from transfuse.results.smallest_network import sentences
 from transfuse.results.store import replacing
 
 if TYPE_CHECKING:
@@ -48,6 +53,8 @@ class Contents:
         pictures: what they drew: the names of the analysis, a caption, a uint8 array.
         analyses: where each of them stands: its names, `state`, `reason`, `notes`.
         failures: runs without a record, as `recommend` takes them.
+        data_sizes: the arms of each network over the number of training patients.
+        network_sizes: how small the network may be, or None.
     """
 
     study: Mapping[str, Any]
@@ -64,6 +71,8 @@ class Contents:
     pictures: Sequence[tuple[Mapping[str, Any], str, np.ndarray]] = ()
     analyses: Sequence[Mapping[str, Any]] = ()
     failures: Sequence[Mapping[str, Any]] = ()
+    network_sizes: Sizes | None = None
+    data_sizes: Sequence[DataSizes] = ()
 
 
 @dataclass(frozen=True)
@@ -102,6 +111,10 @@ def render(contents: Contents, *, interactive: bool = True) -> str:
     metric = str(study.get("metric") or "auroc")
     quantity = arms.monitored_quantity(contents.runs, contents.history, metric)
     forests, gains, curves = _charts(contents, styles, baseline, quantity)
+    falls, how_it_falls = _waterfalls(contents, settings, styles)
+    size = _size(contents.network_sizes, styles)
+    amounts = data_size_amounts(contents.data_sizes, settings, metric, baseline, styles)
+    amount_charts = _amount_charts(amounts)
     counts = tables.counts(contents.predictions, contents.runs)
     inside = topics(study, contents.measurements, contents.pictures, contents.analyses)
     of_classes = [
@@ -109,7 +122,8 @@ def render(contents: Contents, *, interactive: bool = True) -> str:
         for number, drawing in enumerate(learning.class_curves(contents.runs, contents.history, quantity, styles))
     ]
     within = [_topic_charts(place, topic) for place, topic in enumerate(inside)]
-    charts = [*forests, *gains, *curves, *of_classes, *(chart for row in within for chart in row)]
+    charts = [*forests, *falls, *gains, *curves, *of_classes, *size[:1], *filter(None, amount_charts)]
+    charts += [chart for row in within for chart in row]
     threshold = study.get("threshold")
     speeds = (
         arms.steps_to_threshold(contents.runs, contents.history, quantity, float(threshold))
@@ -148,8 +162,13 @@ def render(contents: Contents, *, interactive: bool = True) -> str:
         subjects={arm: words.removesuffix(f" ({arm})") for arm, words in arms.subjects(settings).items()},
         forests=forests,
         gains=gains,
+        falls=falls,
+        how_it_falls=how_it_falls,
         curves=curves,
+        size=size,
+        smallest=sentences(contents.network_sizes) if contents.network_sizes else (),
         of_classes=of_classes,
+        amounts=list(zip(amounts, amount_charts, strict=True)),
         inside=list(zip(inside, within, strict=True)),
         arm_tables={
             model: tables.arm_rows(
@@ -226,6 +245,46 @@ def _charts(
         )
         lines_drawn.append(_chart(f"curve-{place}", str(model), text, chart))
     return *drawn, lines_drawn
+
+
+def _waterfalls(
+    contents: Contents, settings: Mapping[str, Mapping[str, Any]], styles: Mapping[str, Style]
+) -> tuple[list[Chart], str]:
+    """One chart a network, or one for each arm that transfers all layers where there are several; how to read them."""
+    metric = str(contents.study.get("metric") or "auroc")
+    charts: list[Chart] = []
+    frames: list[pd.DataFrame] = []
+    for model in dict.fromkeys(row.model for row in contents.comparisons):
+        rows = [row for row in contents.comparisons if row.model == model]
+        estimates = {row.arm: row.estimate for row in contents.estimates if row.model == model}
+        falls = causes.waterfalls(rows, settings, (contents.study.get("models") or {}).get(model))
+        for fall in falls:
+            frame = waterfall.waterfall_table(fall, estimates)
+            chart = waterfall.draw_waterfall(frame, metric=metric, styles=styles, palette=PAGE, ink=figures.PAGE_INK)
+            lines = [f"{row.title}: {row.label}" for row in frame.itertuples(index=False)]
+            text = (
+                f"Test {phrases.metric_name(metric)} of {model}, from {fall.bottom} to {fall.top}. {'; '.join(lines)}."
+            )
+            name = model if len(falls) == 1 else f"{model}, {fall.top}"
+            charts.append(_chart(f"fall-{len(charts)}", name, text, chart))
+            frames.append(frame)
+    return charts, waterfall.how_to_read(frames, metric, contents.study.get("margin"))
+
+
+def _size(found: Sizes | None, styles: Mapping[str, Style]) -> tuple[Any, ...]:
+    """The chart and the table of how small the network may be; empty where all arms cost the same."""
+    if found is None:
+        return ()
+    drawing = of_size.size_drawing(found, styles, PAGE, figures.PAGE_INK)
+    chart = _chart("pareto-0", drawing.name, drawing.description, drawing.chart, drawing.fluid)
+    return chart, of_size.size_table(found)
+
+
+def _amount_charts(amounts: Sequence[Amount]) -> list[Chart | None]:
+    return [
+        None if (one := amount.drawing) is None else _chart(f"amount-{place}", one.name, one.description, one.chart)
+        for place, amount in enumerate(amounts)
+    ]
 
 
 def _topic_charts(place: int, topic: Topic) -> list[Chart]:

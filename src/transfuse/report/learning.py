@@ -46,7 +46,11 @@ def convergence(runs: pd.DataFrame, history: pd.DataFrame, quantity: str, thresh
         shown = [(key, head) for key, head in _MEASURES if key in set(own["measure"])]
         names = list(dict.fromkeys(own["arm"].astype(str)))
         cells = {(arm, key): "baseline" if arm == baseline else "–" for arm in names for key, _ in shown}
-        cells |= {(row["arm"], row["measure"]): _cell(row, quantity) for row in own.to_dict("records")}
+        rows = {(row["arm"], row["measure"]): row for row in own.to_dict("records")}
+        for (arm, measure), row in rows.items():
+            steps = measure.replace("speedup", "steps")
+            of = [rows[name, steps] for name in (baseline, arm)] if steps != measure else []
+            cells[arm, measure] = _cell(row, quantity, " over ".join(_mean_steps(one) for one in of))
         lines = [(arm, *(cells[arm, key] for key, _ in shown)) for arm in names]
         tables.append(Table(str(model), ("Arm", *(head for _, head in shown)), lines))
     return tables
@@ -97,18 +101,30 @@ def class_curves(
     return drawings
 
 
-def _cell(row: Mapping[Any, Any], quantity: str) -> str:
-    if row["bound"] == "undefined" or not math.isfinite(row["value"]):
-        return "undefined"
+def _cell(row: Mapping[Any, Any], quantity: str, steps_of: str = "") -> str:
+    """A number, then in small its interval, the runs that never got there, and the steps that a speed-up is of."""
     steps = str(row["measure"]).startswith("steps")
-    say = _step if steps else number
-    bound = {"at least": "≥ ", "at most": "≤ "}.get(row["bound"], "")
-    low, high = row["low"], row["high"]
+    say, low, high = _step if steps else number, row["low"], row["high"]
+    small = []
     if math.isfinite(low):  # a t interval does not know where its quantity ends
         ends = (0.0, math.inf) if steps else _ends(quantity) if row["measure"] == "area_under_curve" else None
         low, high = (max(low, ends[0]), min(high, ends[1])) if ends else (low, high)
-    span = f"\n{say(low)} to {say(high)}" if math.isfinite(low) else ""
-    return f"{bound}{say(row['value'])}{span}"
+        small.append(f"{say(low)} to {say(high)}")
+    if steps and row["censored"]:
+        small.append(f"{row['censored']} of {row['seeds']} never")
+    if steps_of:
+        small.append(f"{steps_of} steps")
+    undefined = row["bound"] == "undefined" or not math.isfinite(row["value"])
+    value = "undefined" if undefined else f"{_bound(row)}{say(row['value'])}"
+    return "\n".join([value, "; ".join(small)] if small else [value])
+
+
+def _bound(row: Mapping[Any, Any]) -> str:
+    return {"at least": "≥ ", "at most": "≤ "}.get(row["bound"], "")
+
+
+def _mean_steps(row: Mapping[Any, Any]) -> str:
+    return f"{_bound(row)}{_step(row['value'])}"
 
 
 def _ends(quantity: str) -> tuple[float, float] | None:

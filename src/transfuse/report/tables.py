@@ -42,11 +42,12 @@ def arm_rows(
 ) -> list[ArmRow]:
     """One row an arm, in the order of `labels`; a seed of `seeds` without a value is a dash, never left out."""
     values = {row.arm: row for row in estimates if row.model == model}
-    against = {row.arm: row.comparison for row in comparisons if row.model == model and row.baseline == baseline}
+    against = {row.arm: row for row in comparisons if row.model == model and row.baseline == baseline}
     fast = {row.arm: row for row in speeds if row.model == model}
     rows = []
     for arm in labels:
-        measured, found, speed = values.get(arm), against.get(arm), fast.get(arm)
+        measured, row, speed = values.get(arm), against.get(arm), fast.get(arm)
+        found = row.comparison if row else None
         estimate = measured.estimate if measured else None
         defined = found is not None and math.isfinite(found.difference)
         rows.append(
@@ -65,7 +66,7 @@ def arm_rows(
                 difference=phrases.signed(found.difference) if found and defined else "",
                 difference_interval=_span(found.low, found.high) if found and defined else "",
                 verdict="baseline" if arm == baseline else str(found.verdict) if found and defined else "none",
-                why=phrases.too_few_seeds(found) if found and defined else "",
+                why=row.why_undecided if row and defined else "",
                 speed=speed_text(speed),
                 speed_seeds=", ".join(
                     "never" if steps is None else f"{steps:,}" for steps in (speed.seeds.values() if speed else ())
@@ -248,6 +249,10 @@ def _share(value: Any) -> str:
 
 def _arm(run: Mapping[Any, Any]) -> str:
     name = str(run.get("arm", ""))
+    if run.get("role") == "trial":
+        return f"{name} at rate {phrases.trimmed(run['learning_rate'])}"
+    if run.get("role") == "size":
+        return f"{name} on {100 * run['train_fraction']:.4g} % of the patients"
     return f"source {name}".strip() if run.get("role") == "source" else name
 
 

@@ -7,24 +7,35 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from transfuse.results import phrases
 
 if TYPE_CHECKING:
     from transfuse.statistics.comparison import Comparison, Estimate
+    from transfuse.statistics.plateau import Plateau
 
 RANDOM, FULL, PARTIAL, SCALE, OTHER = "random", "full", "partial", "scale", "other"
 
 
 @dataclass(frozen=True)
 class ArmComparison:
-    """One arm against another for one network: `comparison.difference` is arm minus baseline."""
+    """One arm against another for one network: `comparison.difference` is arm minus baseline.
+
+    `rising` holds those of the two whose training had not levelled off; with any, the comparison has no verdict.
+    """
 
     model: str
     arm: str
     baseline: str
     comparison: Comparison
+    rising: Mapping[str, Plateau] = field(default_factory=dict)
+
+    @property
+    def why_undecided(self) -> str:
+        """Why this decides nothing although its interval may look decided, in a word or two; else nothing."""
+        return "not levelled off" if self.rising else phrases.too_few_seeds(self.comparison)
 
 
 @dataclass(frozen=True)
@@ -202,12 +213,7 @@ def steps_to_threshold(
 
     if runs.empty:
         return ()
-    curves: dict[Any, Any] = {}
-    if not history.empty:
-        logged = history[(history["split"] == "val") & (history["quantity"] == quantity)]
-        for run_id, frame in logged.groupby("run_id"):
-            ordered = frame.drop_duplicates("step", keep="last").sort_values("step")
-            curves[run_id] = tuple(ordered[["step", "value"]].to_numpy(float).T)
+    curves = validations(history, quantity)
     unseen = ([0.0], [math.nan])  # diverged before the first validation
     speeds = []
     for (model, arm), group in arm_runs(runs).groupby(["model", "arm"], sort=False):
@@ -225,11 +231,23 @@ def steps_to_threshold(
     return tuple(speeds)
 
 
+def validations(history: pd.DataFrame, quantity: str) -> dict[Any, tuple[np.ndarray, np.ndarray]]:
+    """The validation curve `(steps, values)` of each run that logged `quantity`, by the run's id; steps ascend."""
+    if history.empty:
+        return {}
+    logged = history[(history["split"] == "val") & (history["quantity"] == quantity)]
+    curves = {}
+    for run_id, frame in logged.groupby("run_id"):
+        ordered = frame.drop_duplicates("step", keep="last").sort_values("step")
+        curves[run_id] = (ordered["step"].to_numpy(float), ordered["value"].to_numpy(float))
+    return curves
+
+
 def arm_runs(runs: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the runs table that belong to arms; the source trainings are left out."""
+    """The rows of the runs table that belong to arms; source trainings and trials of learning rates are left out."""
     if runs.empty or "role" not in runs:
         return runs
-    return runs[runs["role"].fillna("arm") != "source"]
+    return runs[runs["role"].fillna("arm") == "arm"]
 
 
 def monitored_quantity(runs: pd.DataFrame, history: pd.DataFrame, metric: str) -> str:

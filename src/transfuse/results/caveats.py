@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from transfuse.results import arms, phrases
+from transfuse.results import arms, phrases, plateaus
 from transfuse.results.arms import ArmComparison
 
 OPEN_STATES = ("running", "interrupted", "waiting")
@@ -28,7 +28,8 @@ def of_study(
     models = list(dict.fromkeys([*(study.get("models") or {}), *(row.model for row in comparisons)]))
     for model in models:
         lost = _lost_sources(study, model, runs, failures)
-        own = [*lost, *_sources(model, runs), *_lost(study, model, runs, failures), *_still_rising(model, runs)]
+        own = [*lost, *_sources(model, runs), *_lost(study, model, runs, failures)]
+        own += _levelling(study, model, runs, history)
         if own:
             found.setdefault(model, []).extend(own)
     whole = found.setdefault("", [])
@@ -36,6 +37,7 @@ def of_study(
     if data.get("synthetic") and not any("synthetic" in note.lower() for note in notes):
         whole.append(f"{data.get('name', 'The data')} is synthetic: this says nothing yet about patients.")
     whole += list(notes)
+    whole += _rates(study)
     whole += _machines(runs)
     whole += _from_statistics(comparisons)
     count = len(comparisons)
@@ -224,9 +226,19 @@ def _lost(study: Mapping[str, Any], model: str, runs: pd.DataFrame, failures: Se
     return lines
 
 
-def _still_rising(model: str, runs: pd.DataFrame) -> list[str]:
-    """Arms whose best checkpoint is their last one had not levelled off; slow starters lose unfairly by that."""
+def _levelling(study: Mapping[str, Any], model: str, runs: pd.DataFrame, history: pd.DataFrame) -> list[str]:
+    """Arms that had not levelled off, or may not have; slow starters lose unfairly by that."""
+    metric, margin = str(study.get("metric") or "auroc"), study.get("margin")
+    found = plateaus.plateaus(runs, history, metric, float(margin)) if margin else {}
+    told = {arm for (net, arm), one in found.items() if net == model and one.plateaued is not None}
+    return [*plateaus.caveats(found, model, metric), *_best_at_the_end(model, runs, told)]
+
+
+def _best_at_the_end(model: str, runs: pd.DataFrame, told: Collection[str]) -> list[str]:
+    """Arms, but for those `told` of by their curves, whose best checkpoint is their last one."""
     rows = _of(model, runs)
+    if not rows.empty:
+        rows = rows[~rows["arm"].isin(told)]
     if rows.empty or not {"best_step", "steps", "status"} <= set(rows.columns):
         return []
     done = rows[rows["status"] == "finished"]
@@ -245,11 +257,40 @@ def _still_rising(model: str, runs: pd.DataFrame) -> list[str]:
     return [text]
 
 
+_UNTUNED = (
+    "Learning rates were not tuned, as in the papers: every arm was trained at the rate of the study file, and one "
+    "that learns better at another rate is at a disadvantage (tune: in the study file)."
+)
+
+
+def _rates(study: Mapping[str, Any]) -> list[str]:
+    """How the learning rate of each arm came about: one that is left at a poor rate loses unfairly."""
+    if study.get("tune") == "none" and len(study.get("arms") or {}) > 1:
+        return [_UNTUNED]
+    found = study.get("rates") or ()
+    if not found:
+        return []
+    several = len({one["model"] for one in found}) > 1
+    names = [f"{one['model']} {one['arm']}" if several else str(one["arm"]) for one in found]
+    grid = phrases.listed([phrases.trimmed(rate) for rate in sorted(found[0]["values"])])
+    each = "; ".join(f"{name} {phrases.trimmed(one['rate'])}" for name, one in zip(names, found, strict=True))
+    measure = phrases.metric_name(found[0]["monitor"])
+    lines = [f"Each arm was trained at the learning rate of {grid} that was best in validation {measure}: {each}."]
+    edge = [name for name, one in zip(names, found, strict=True) if one["at_the_edge"]]
+    if edge:
+        lines.append(
+            f"The best learning rate is at the edge of those that were tried for {_arms(edge)}: a better one may lie "
+            "beyond it."
+        )
+    return lines
+
+
 def _from_statistics(comparisons: Sequence[ArmComparison]) -> list[str]:
     """The statistics' own caveats, each once, with the share of comparisons it applies to."""
     counts: dict[str, int] = {}
     for row in comparisons:
-        for text in dict.fromkeys(row.comparison.caveats):
+        told = plateaus.notes(row.rising, row.comparison.metric)  # said with its network
+        for text in dict.fromkeys(text for text in row.comparison.caveats if text not in told):
             counts[text] = counts.get(text, 0) + 1
     total = len(comparisons)
     lines = []

@@ -5,22 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from transfuse.results import arms, phrases
+from transfuse.results import causes, phrases, plateaus
 from transfuse.results.arms import ArmComparison, ArmSpeed
 
 if TYPE_CHECKING:
     from transfuse.statistics.comparison import Comparison
 
 HELPS, HURTS, EQUIVALENT, UNDECIDED = "helps", "hurts", "equivalent", "undecided"
-
-# Which pair of kinds of arms isolates which part of the gain (arm minus baseline), where both draw on the same weights.
-GAINS = {
-    (arms.FULL, arms.SCALE): "Feature reuse",
-    (arms.SCALE, arms.RANDOM): "Weight scale",
-    (arms.PARTIAL, arms.FULL): "Upper layers",
-}
 
 
 @dataclass(frozen=True)
@@ -37,12 +30,12 @@ class Case:
     values: Mapping[str, float]
     speeds: Mapping[str, ArmSpeed]
     threshold: tuple[str, float] | None
-    weights: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    network: Mapping[str, Any] = field(default_factory=dict)
 
-    def isolates(self, row: ArmComparison) -> str | None:
-        """The part of the gain that a comparison isolates; None where its arms differ in more, or in other things."""
-        drawn = {source for arm in (row.arm, row.baseline) if (source := self.weights.get(arm))}
-        return GAINS.get((self.kinds[row.arm], self.kinds[row.baseline])) if len(drawn) < 2 else None
+    def step(self, row: ArmComparison) -> causes.Step | None:
+        """The cause of the gain that a comparison isolates; None where its arms differ in more, or in other things."""
+        return causes.step_of(row, self.settings, self.network)
 
 
 def is_defined(comparison: Comparison) -> bool:
@@ -90,7 +83,21 @@ def claim(case: Case, row: ArmComparison) -> str:
         return f"{lead}, {subject} hurt: {evidence}. Train {_from(case, row.baseline)}."
     if found.verdict == EQUIVALENT:
         return f"{lead}, {subject} make no difference that matters, that is, none as large as {margin}: {evidence}."
+    if row.rising:
+        return f"{lead}, we can't tell whether {subject} help: {_rising(row)}. So far: {evidence}. {_longer(row)}"
     return f"{lead}, we can't tell whether {subject} help: {evidence}. {_needed(found)}"
+
+
+def _rising(row: ArmComparison) -> str:
+    return f"training had not levelled off ({plateaus.gained(row.rising, row.comparison.metric)})"
+
+
+def _longer(row: ArmComparison) -> str:
+    """What would decide a comparison whose arms had not levelled off."""
+    level = phrases.trimmed(row.comparison.margin / 2)
+    seeds = min(row.comparison.seeds_a, row.comparison.seeds_b)
+    more = ", with at least 3 seeds per arm" if seeds < 2 else ""
+    return f"To decide it, train longer, until less than {level}, half the margin, is gained there{more}."
 
 
 def _needed(found: Comparison) -> str:
@@ -129,50 +136,59 @@ def short_claim(row: ArmComparison, subject: str) -> str:
         EQUIVALENT: "make no difference that matters",
     }.get(found.verdict, "")
     if not verdict:
-        return f"For {subject}, we can't tell ({numbers})"
+        return f"For {subject}, we can't tell ({numbers}{_unlevelled(row)})"
     return f"{subject} {verdict} ({numbers})"
+
+
+def _unlevelled(row: ArmComparison) -> str:
+    return "; training had not levelled off" if row.rising else ""
 
 
 def gains(case: Case) -> list[str]:
     """Where the gain sits, a line for each part; nothing is claimed that an interval does not support."""
     found_by: dict[str, dict[str, dict[tuple[str, str], str]]] = {}
     for row in case.comparisons:
-        part = case.isolates(row)
-        if part is None or not is_defined(row.comparison):
+        step = case.step(row)
+        if step is None or not step.is_defined:
             continue
-        found = row.comparison
-        numbers = f"{phrases.signed(found.difference)}, {phrases.interval(found.low, found.high)}"
-        size = f"{case.subjects[row.arm]} against {case.subjects[row.baseline]}: {numbers}"
-        found_by.setdefault(part, {}).setdefault(found.verdict, {})[row.arm, row.baseline] = size
+        numbers = f"{phrases.signed(step.difference)}, {phrases.interval(*step.interval)}"
+        size = f"{case.subjects[step.arm]} against {case.subjects[step.baseline]}: {numbers}{_unlevelled(row)}"
+        found_by.setdefault(step.cause, {}).setdefault(step.verdict, {})[step.arm, step.baseline] = size
     return [
         f"{part}: "
         + "; ".join(
             f"{GAIN_TEXTS[part][verdict]} ({'; '.join(sizes.values())})" for verdict, sizes in found_by[part].items()
         )
         + "."
-        for part in GAINS.values()
+        for part in causes.CAUSES
         if part in found_by
     ]
 
 
 GAIN_TEXTS = {
-    "Feature reuse": {
+    causes.FEATURE_REUSE: {
         HELPS: "the learned features themselves help, beyond the scale of the weights",
         HURTS: "the learned features do harm, compared with random weights of the same scale",
         EQUIVALENT: "the learned features add nothing that matters to random weights of the same scale",
         UNDECIDED: "whether the learned features add to the scale of the weights can't be told",
     },
-    "Weight scale": {
+    causes.WEIGHT_SCALE: {
         HELPS: "the mean and variance of the pretrained weights alone, without any feature, already help",
         HURTS: "the mean and variance of the pretrained weights alone do harm",
         EQUIVALENT: "the mean and variance of the pretrained weights alone make no difference that matters",
         UNDECIDED: "whether the mean and variance of the pretrained weights alone help can't be told",
     },
-    "Upper layers": {
+    causes.UPPER_LAYERS: {
         HELPS: "transferring only the lower layers is better than transferring all of them",
         HURTS: "the lower layers are not enough: transferring all of them is better",
         EQUIVALENT: "the lower layers are enough: transferring the rest makes no difference that matters",
         UNDECIDED: "whether the lower layers are enough can't be told",
+    },
+    causes.ADAPTATION: {
+        HELPS: "training the transferred layers further is better than keeping them frozen",
+        HURTS: "training the transferred layers further does harm: they are better kept frozen",
+        EQUIVALENT: "training the transferred layers further makes no difference that matters: they may stay frozen",
+        UNDECIDED: "whether training the transferred layers further helps can't be told",
     },
 }
 
@@ -180,7 +196,7 @@ GAIN_TEXTS = {
 def others(case: Case, rows: Sequence[ArmComparison], chosen: ArmComparison, primary: ArmComparison) -> list[str]:
     """The other arms against the baseline, in lines, or grouped where they are many."""
     told = {(row.arm, row.baseline) for row in (chosen, primary)}
-    rest = [row for row in rows if (row.arm, row.baseline) not in told and case.isolates(row) is None]
+    rest = [row for row in rows if (row.arm, row.baseline) not in told and case.step(row) is None]
     if len(rest) <= 5:
         return [phrases.sentence(short_claim(row, case.subjects[row.arm])) for row in rest]
     words = {HELPS: "help", HURTS: "hurt", EQUIVALENT: "make no difference that matters", UNDECIDED: "can't be told"}
@@ -202,7 +218,7 @@ def speed(case: Case, chosen: ArmComparison) -> list[str]:
         speed = case.speeds[arm]
         total, median = len(speed.seeds), speed.median
         if speed.never == total:
-            text = "never"
+            text = f"by none of {phrases.counted(total, 'seed')}"
         elif median is None:
             text = f"by only {total - speed.never} of {total} seeds"
         else:

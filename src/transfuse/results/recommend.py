@@ -65,8 +65,8 @@ def recommend(
     Args:
         study: the keys `metric`, `margin`, `threshold`, `baseline`, `arms` (label -> init settings), `models`, `data`
             and `seeds` are used, each may be missing.
-        comparisons: every comparison that was made. Pairs of pretrained against Mean Var, Mean Var against random and
-            transfusion against pretrained weights tell where the gain sits.
+        comparisons: every comparison that was made. Pairs of pretrained against Mean Var, Mean Var against random,
+            transfusion against pretrained and tuned against frozen weights tell where the gain sits.
         estimates: the test metric of each arm, for the numbers of the sentence.
         runs, history: the tables of the study, for speed, failures and unfinished training.
         notes: sentences about the data that limit the claim (synthetic, without patient ids, ...).
@@ -127,9 +127,8 @@ def _cases(
             values={arm: value for (net, arm), value in values.items() if net == model},
             speeds={speed.arm: speed for speed in speeds if speed.model == model},
             threshold=(phrases.metric_name(quantity), float(limit)) if limit is not None else None,
-            weights={
-                arm: arms.weights_of(value, (study.get("models") or {}).get(model)) for arm, value in settings.items()
-            },
+            settings=settings,
+            network=(study.get("models") or {}).get(model) or {},
         )
         for model in models
     ]

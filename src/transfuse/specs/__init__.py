@@ -8,6 +8,7 @@ from transfuse.specs.model import ModelSpec
 from transfuse.specs.run import NUMERICS_VERSION, RunSpec
 from transfuse.specs.study import SourceSpec, StudySpec
 from transfuse.specs.train import OptimizerSpec, ScheduleSpec, StoppingSpec, TrainSpec
+from transfuse.specs.tune import TuneSpec
 
 __all__ = [
     "ANALYSES",
@@ -23,6 +24,7 @@ __all__ = [
     "StoppingSpec",
     "StudySpec",
     "TrainSpec",
+    "TuneSpec",
     "load_study",
     "read_study",
     "read_yaml",

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Literal
 
 from transfuse.errors import nearest
 from transfuse.specs.analyses import AnalysisSpec
@@ -13,6 +16,10 @@ from transfuse.specs.metric import BOUNDS, Metric
 from transfuse.specs.model import ModelSpec
 from transfuse.specs.refuse import STRICT, refuse
 from transfuse.specs.train import TrainSpec
+from transfuse.specs.tune import TuneSpec
+
+FEWEST_SIZES = 3
+"""Of a curve over the number of training patients, which has three parameters."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +52,10 @@ class StudySpec:
         pairs: further pairs to compare, `[[pretrained, mean_var], ...]`: the first against the second.
         seeds: how many, or which; a seed is initialisation, order and augmentation, never the split.
         sources: trainings whose weights the arms start from.
+        tune: the learning rates among which each arm gets its own on validation data; `none` leaves every arm at the
+            rate of `train.optimizer`, as the papers did.
+        train_fractions: shares of the training patients at which every arm is trained too, `[0.1, 0.25, 0.5, 1]`, for
+            the curve over the number of patients; the last is 1, the study itself, whose verdict they never change.
         analyses: what to look at inside the networks, `[cka, {what: knn, k: 100}]`; never changes a training.
     """
 
@@ -63,6 +74,8 @@ class StudySpec:
     pairs: tuple[tuple[str, str], ...] = ()
     seeds: int | tuple[int, ...] = 3
     sources: dict[str, SourceSpec] = field(default_factory=dict)
+    tune: TuneSpec | Literal["none"] = "none"
+    train_fractions: tuple[float, ...] = ()
     analyses: tuple[AnalysisSpec, ...] = ()
 
     @property
@@ -103,6 +116,8 @@ class StudySpec:
             )
         if not self.seed_list or len(set(self.seed_list)) != len(self.seed_list) or min(self.seed_list) < 0:
             problems.append(f"seeds: {self.seeds}; expected a positive number of seeds, or a list of different ones")
+        problems += self._tune_problems()
+        problems += self._size_problems()
         problems += self._weight_problems()
         problems += [
             f"analyses.{index}: {problem}"
@@ -136,6 +151,41 @@ class StudySpec:
         same = analysis.between == "seeds" or any(_arm(a) == _arm(b) and _at(a) == _at(b) for a, b in between)
         if same and len(analysis.seeds or self.seed_list) < 2:
             problems.append("an arm is compared with itself over its seeds, and there is only one; give two or more")
+        return problems
+
+    def _tune_problems(self) -> list[str]:
+        if isinstance(self.tune, str):
+            return []
+        problems = []
+        if self.tune.seeds > len(self.seed_list):
+            problems.append(f"tune.seeds: {self.tune.seeds} of the study's seeds, which are {len(self.seed_list)}")
+        if self.arms and all(arm.learning_rate is not None for arm in self.arms.values()):
+            problems.append("tune: every arm has a learning_rate of its own, which it keeps; leave tune out")
+        return problems
+
+    def _size_problems(self) -> list[str]:
+        shares = self.train_fractions
+        if not shares:
+            return []
+        problems = [
+            f"train_fractions.{place}: {share:g} is no share of the training patients; expected a number in (0, 1]"
+            for place, share in enumerate(shares)
+            if not 0 < share <= 1
+        ]
+        if any(later <= share for share, later in pairwise(shares)):
+            problems.append(
+                f"train_fractions: {_shares(shares)} do not ascend; expected {_shares(sorted(set(shares)))}"
+            )
+        if len(set(shares)) < FEWEST_SIZES:
+            problems.append(
+                f"train_fractions: {_shares(shares)}; a curve over the number of patients takes at least "
+                f"{FEWEST_SIZES} sizes, e.g. [0.1, 0.25, 0.5, 1]"
+            )
+        if max(shares) < 1:
+            problems.append(
+                f"train_fractions: {_shares(shares)} end before 1; expected 1 as the last, which is the study itself "
+                "(data.train_fraction makes the whole study smaller)"
+            )
         return problems
 
     def _weight_problems(self) -> list[str]:
@@ -179,6 +229,12 @@ class StudySpec:
                 )
         return list(dict.fromkeys(problems))
 
+    @property
+    def smaller_data(self) -> tuple[DataSpec, ...]:
+        """The study's data at each of its `train_fractions` but the last; a smaller one is part of a larger one."""
+        own = self.data.train_fraction
+        return tuple(replace(self.data, train_fraction=own * share) for share in self.train_fractions[:-1])
+
     def source_data(self, name: str) -> DataSpec:
         """The data that a source trains on: its own, or the study's."""
         return self.sources[name].data or self.data
@@ -203,6 +259,10 @@ class StudySpec:
                 return [f"sources.{name}.init needs weights for the network {label}: give {keys}"]
             name = (model.weights or "").removeprefix("run:") if (model.weights or "").startswith("run:") else ""
         return []
+
+
+def _shares(shares: Sequence[float]) -> str:
+    return f"[{', '.join(f'{share:g}' for share in shares)}]"
 
 
 def _arm(network: str) -> str:

@@ -114,7 +114,7 @@ def steps_to(history: History, threshold: float, higher_is_better: bool = True) 
         raise SpecError(f"threshold is {threshold!r}; expected a finite number in units of the metric")
     first: list[float | None] = []
     last: list[float] = []
-    for steps, values in _read(history):
+    for steps, values in read_history(history):
         there = values >= threshold if higher_is_better else values <= threshold  # False for NaN
         first.append(float(steps[there.argmax()]) if there.any() else None)
         last.append(float(steps[-1]))
@@ -143,7 +143,7 @@ def steps_to_best(history: History, higher_is_better: bool = True) -> StepsToBes
     places: list[float | None] = []
     best: list[float | None] = []
     last: list[float] = []
-    for steps, values in _read(history):
+    for steps, values in read_history(history):
         signed = values if higher_is_better else -values
         there = np.isfinite(signed)
         place = int(np.where(there, signed, -np.inf).argmax())
@@ -245,7 +245,8 @@ def areas_under_curves(history: History, first: float | None = None, last: float
     >>> areas_under_curves([([0, 10], [0.0, 1.0]), ([0, 10, 20], [1.0, 1.0, 0.0])])
     Areas(values=(0.5, 1.0), first=0.0, last=10.0)
     """
-    curves = [(steps[there], values[there]) for steps, values in _read(history) for there in [np.isfinite(values)]]
+    read = read_history(history)
+    curves = [(steps[there], values[there]) for steps, values in read for there in [np.isfinite(values)]]
     spans = [(float(steps[0]), float(steps[-1])) for steps, _ in curves if len(steps)]
     if not spans and (first is None or last is None):
         raise DataError("no run has a finite value; there is no range of steps to take an area over")
@@ -271,7 +272,12 @@ def _counted(found: StepsTo | StepsToBest) -> list[float]:
     return [end if step is None else step for step, end in zip(found.steps, found.last, strict=True)]
 
 
-def _read(history: History) -> list[tuple[np.ndarray, np.ndarray]]:
+def read_history(history: History) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The runs of a history as `(steps, values)`, two `(K,)` float arrays each.
+
+    Raises:
+        DataError: no run, unequal lengths, or steps that do not ascend.
+    """
     if len(history) == 0:
         raise DataError("no run in the history; expected one (steps, values) a run")
     curves = []

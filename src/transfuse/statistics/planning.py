@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -12,6 +13,22 @@ from numpy.typing import ArrayLike
 POWER = 0.8
 MOST_PATIENTS = 10_000_000
 MOST_SEEDS = 1000
+_MANY = 1e5
+"""So many degrees of freedom are as good as all."""
+
+
+class Term(NamedTuple):
+    """A part of a variance as it is estimated.
+
+    Fields:
+        mean_square: its size.
+        df: its degrees of freedom.
+        twice: how much of it is in another term too, and is subtracted here.
+    """
+
+    mean_square: float
+    df: float
+    twice: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -48,29 +65,31 @@ class Components:
     levels: tuple[float, float] = (math.nan, math.nan)
     span: float = 1.0
 
-    def precision(self, seeds_a: float, seeds_b: float, more_patients: float = 1.0) -> tuple[float, float]:
-        """Standard error and Satterthwaite degrees of freedom with these seeds and `more_patients` times the patients.
-
-        Satterthwaite 1946: `df = SE^4 / sum of term^2 / df of term`. The terms are the mean squares as they are
-        estimated: the variance over patients given the seeds, and the variance between seeds, each with the
-            interaction in it.
-        """
-        terms: list[tuple[float, float]] = [(self.folds, self.folds_df)] if self.folds > 0 else []
+    def terms(self, seeds_a: float, seeds_b: float, more_patients: float = 1.0) -> list[Term]:
+        """What the variance with these seeds and `more_patients` times the patients is the sum of."""
+        found = [Term(self.folds, self.folds_df)] if self.folds > 0 else []
         given_seeds = self.patients / more_patients
-        between = 0.0
         for count, spread, interaction in (
             (seeds_a, self.seeds_a, self.interaction_a / more_patients),
             (seeds_b, self.seeds_b, self.interaction_b / more_patients),
         ):
             given_seeds += interaction / count
             if spread > 0:  # not so for NaN, the one seed whose spread is unknown
-                between += spread / count
-                terms.append(((spread + interaction) / count, count - 1))
-        terms.append((given_seeds, self.patients_df * more_patients))
-        variance = given_seeds + between + self.folds
+                found.append(Term((spread + interaction) / count, count - 1, interaction / count))
+        return [*found, Term(given_seeds, self.patients_df * more_patients)]
+
+    def precision(self, seeds_a: float, seeds_b: float, more_patients: float = 1.0) -> tuple[float, float]:
+        """Standard error and Satterthwaite degrees of freedom with these seeds and `more_patients` times the patients.
+
+        Satterthwaite 1946: `df = SE^4 / sum of term^2 / df of term`, of the mean squares as they are estimated.
+        """
+        terms = self.terms(seeds_a, seeds_b, more_patients)
+        variance = sum(term.mean_square - term.twice for term in terms)
         if variance == 0:
             return 0.0, self.patients_df
-        return math.sqrt(variance), variance**2 / sum(term**2 / df for term, df in terms if term > 0)
+        return math.sqrt(variance), variance**2 / sum(
+            term.mean_square**2 / term.df for term in terms if term.mean_square > 0
+        )
 
     def error_at(
         self, differences: ArrayLike, seeds_a: float, seeds_b: float, more_patients: float = 1.0
@@ -127,30 +146,46 @@ def t_quantile(probability: float, df: float) -> float:
     return float(ndtri(probability) if df > 1e6 else stdtrit(df, probability))
 
 
-def equivalence_power(margin: float, standard_error: float, df: float, error_at_margin: float | None = None) -> float:
+def equivalence_power(
+    margin: float, standard_error: float, terms: Sequence[Term], error_at_margin: float | None = None
+) -> float:
     """Probability that two one-sided tests at 5 % call a true difference of 0 equivalent within `margin`.
 
-    `mean over s of 2 Phi((m - t(0.95, df) s SE(m)) / SE) - 1` where positive; `s^2 = chi^2(df) / df` is the estimated
-    over the true variance (Schuirmann 1987). At 80 % power and many degrees of freedom `SE = m / (z.95 + z.9)`.
+    `mean over s of 2 Phi((m - t(0.95, df(s)) s SE(m)) / SE) - 1` where positive (Schuirmann 1987). `s^2` is the
+    estimated over the true variance: each term has a chi^2 of its own, and with few seeds a term that comes out large
+    makes the degrees of freedom few as well. At 80 % power and many degrees of freedom `SE = m / (z.95 + z.9)`.
 
     Args:
         margin: > 0.
         standard_error: of the difference.
-        df: of the standard error.
+        terms: of its square.
         error_at_margin: the standard error at a true difference of the margin, SE(m); None: the same.
 
-    >>> round(equivalence_power(0.05, 0.05 / (1.645 + 1.2816), 1e5), 2)
+    >>> round(equivalence_power(0.05, 0.05 / (1.645 + 1.2816), [Term(0.0171**2, 1e5)]), 2)
     0.8
     """
-    from scipy.special import gammaincinv, ndtr
+    from scipy.special import gammaincinv, ndtr, stdtrit
 
     if standard_error == 0:
         return 1.0
-    middle = (np.arange(128) + 0.5) / 128
-    ratio = np.sqrt(2 * gammaincinv(df / 2, middle) / df) if df < 1e5 else np.ones(1)
+    df = np.array([term.df for term in terms])[:, None]
+    squares = np.array([term.mean_square for term in terms])[:, None]
+    if df.min() < _MANY:
+        few = np.minimum(df, _MANY)
+        squares = squares * 2 * gammaincinv(few / 2, _evenly(len(terms))) / few
+    parts = np.maximum(squares - np.array([term.twice for term in terms])[:, None], 0.0)
+    variance = parts.sum(axis=0)
+    own_df = variance**2 / np.where(parts > 0, squares**2 / df, 0.0).sum(axis=0)
     tested = standard_error if error_at_margin is None else error_at_margin
-    reach = (margin - t_quantile(0.95, df) * ratio * tested) / standard_error
-    return float(np.maximum(0.0, 2 * ndtr(reach) - 1).mean())
+    half = stdtrit(np.minimum(own_df, _MANY), 0.95) * np.sqrt(variance) * tested / standard_error
+    return float(np.maximum(0.0, 2 * ndtr((margin - half) / standard_error) - 1).mean())
+
+
+def _evenly(dimensions: int) -> np.ndarray:
+    """Points `(dimensions, 128)` that fill the unit cube evenly: a Kronecker sequence, by roots of primes."""
+    steps = np.sqrt([2.0, 3.0, 5.0, 7.0][:dimensions])[:, None]
+    points: np.ndarray = (0.5 + np.arange(128) * steps) % 1.0 if dimensions > 1 else (np.arange(128)[None] + 0.5) / 128
+    return np.clip(points, 1e-6, 1 - 1e-6)
 
 
 def needed_patients(components: Components, margin: float, patients: int, seeds_a: int, seeds_b: int) -> int | None:
@@ -182,9 +217,10 @@ def needed_seeds(components: Components, margin: float) -> int | None:
 
 def _power(components: Components, margin: float, seeds_a: int, seeds_b: int, more_patients: float) -> float:
     """Of the equivalence test with these seeds and patients, at the less favourable of the two margins."""
-    error, df = components.precision(seeds_a, seeds_b, more_patients)
+    error, _ = components.precision(seeds_a, seeds_b, more_patients)
     ends = components.error_at([-margin, margin], seeds_a, seeds_b, more_patients)
-    return equivalence_power(margin, error, df, float(ends.max()))
+    terms = components.terms(seeds_a, seeds_b, more_patients)
+    return equivalence_power(margin, error, terms, float(ends.max()))
 
 
 def _fewest(power: Callable[[int], float], low: int, most: int) -> int | None:

@@ -13,7 +13,7 @@ from transfuse.statistics.planning import Components, t_quantile
 # Fewer usable resamples than this give no variance.
 _FEWEST_REPLICATES = 200
 # Values of a metric that are nearer than this are the same: what lies between them is rounding.
-_SAME = 1e-9
+SAME = 1e-9
 _UNKNOWN = Components(math.nan, math.nan, math.nan, math.nan, math.nan, patients_df=math.nan)
 
 
@@ -129,7 +129,7 @@ def _all_the_same(there: list[tuple[np.ndarray, np.ndarray, int]], kept: np.ndar
     identical predictions that are not constant too: trainings that differ in nothing were not drawn independently (a
     run compared with itself, copies, or no training at all), so they are no sample of how training varies.
     """
-    return bool(np.ptp(kept, axis=0).max() <= _SAME and all(np.ptp(one[0]) <= _SAME for one in there))
+    return bool(np.ptp(kept, axis=0).max() <= SAME and all(np.ptp(one[0]) <= SAME for one in there))
 
 
 def _seed_terms(points: np.ndarray, values: np.ndarray, scale: float) -> tuple[float, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from itertools import chain
@@ -18,7 +18,7 @@ from transfuse.study.conclude import write_samples
 from transfuse.study.events import Ended, Event, Failed, Note, Tell
 from transfuse.study.executors import Queue, in_process, local_processes
 from transfuse.study.expand import PlannedRun, without_repeats
-from transfuse.study.plan import Plan, analysis_status, lacks_snapshots, status, write_plan
+from transfuse.study.plan import Plan, Round, analysis_status, lacks_snapshots, status, write_plan
 from transfuse.study.run import do_run
 from transfuse.study.sources import open_data
 
@@ -50,13 +50,21 @@ def default_workers(threads: int, device: str = "auto") -> int:
 
 
 def carry_out(
-    study: StudySpec, runs: list[PlannedRun], store: Store, *, show: Show, workers: int, device: str = "auto"
+    study: StudySpec,
+    runs: Sequence[PlannedRun] | Round,
+    store: Store,
+    *,
+    show: Show,
+    workers: int,
+    device: str = "auto",
 ) -> Outcome:
     """Do every run of the study that has no record yet, then every analysis of finished runs that has none.
 
+    A study that tunes comes in rounds: its trials, then the arms at the rates that were best.
+
     Args:
         study: the study.
-        runs: its plan.
+        runs: its runs, or what names them round by round.
         store: where everything is kept; what is there already is not done again.
         show: opens the display of progress.
         workers: processes; 1 runs everything in this one.
@@ -66,8 +74,24 @@ def carry_out(
         StoreError: the folder cannot be written.
         KeyboardInterrupt: on Ctrl-C; every run goes on from its last checkpoint at the next start.
     """
-    analyses = plan_analyses(study, runs)
-    plan = write_plan(store, study, runs, analyses)
+    named: Round = runs if callable(runs) else lambda _: list(runs)
+    known = named(store)
+    while True:
+        _train(study, known, store, show=show, workers=workers, device=device)
+        before, known = known, named(store)
+        if {run.run_id for run in known} <= {run.run_id for run in before}:
+            break
+    analyses = plan_analyses(study, known)
+    plan = write_plan(store, study, known, analyses)
+    _analyse(analyses, store, show=show, workers=workers, device=device)
+    looked = {one.row["analysis_id"]: one for one in analysis_status(store, plan.analyses)}
+    found = chain(status(store, plan.rows), looked.values())
+    return Outcome(plan, dict(Counter(one.state for one in found)))
+
+
+def _train(study: StudySpec, runs: list[PlannedRun], store: Store, *, show: Show, workers: int, device: str) -> None:
+    """Do the runs of a round that have no record yet."""
+    write_plan(store, study, runs, plan_analyses(study, runs))
     distinct = without_repeats(runs)
     records = {run.run_id: None if lacks_snapshots(store, run) else store.record(run.run_id) for run in distinct}
     done = {run_id for run_id, record in records.items() if record is not None and record.status == "finished"}
@@ -87,10 +111,6 @@ def carry_out(
                 for consequence in queue.hear(Ended(run.run_id, run.title, record.status, record.reason, 0.0)):
                     tell(consequence)
         _execute(queue, do_run, store, tell, workers, device)
-    _analyse(analyses, store, show=show, workers=workers, device=device)
-    looked = {one.row["analysis_id"]: one for one in analysis_status(store, plan.analyses)}
-    found = chain(status(store, plan.rows), looked.values())
-    return Outcome(plan, dict(Counter(one.state for one in found)))
 
 
 def _analyse(analyses: list[PlannedAnalysis], store: Store, *, show: Show, workers: int, device: str) -> None:

@@ -12,17 +12,23 @@ import numpy as np
 
 from transfuse.errors import DataError
 from transfuse.results.arms import ArmComparison, ArmEstimate
+from transfuse.results.causes import cause_pairs
+from transfuse.results.data_size import DataSizes, data_sizes
+from transfuse.results.network_sizes import Sizes, sizes
+from transfuse.results.plateaus import plateaus, rising, withheld
 from transfuse.results.recommend import Recommendation, recommend
 from transfuse.results.store import Store, Tables, replacing, write_table
 from transfuse.specs import StudySpec, to_yaml
 from transfuse.study.compared import compared
 from transfuse.study.plan import Plan, analysis_status, status
+from transfuse.study.tuning import choices
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from transfuse.data import Dataset
     from transfuse.statistics.arm import Arm
+    from transfuse.statistics.plateau import Plateau
 
 
 class Conclusion(NamedTuple):
@@ -31,7 +37,7 @@ class Conclusion(NamedTuple):
     Attributes:
         study: the study's settings as plain values, for the report.
         tables: runs, history, predictions, measurements.
-        comparisons: every arm against the baseline, and the study's pairs.
+        comparisons: every arm against the baseline, the study's pairs, and those that isolate a cause of the gain.
         estimates: the test metric of every arm.
         recommendation: what follows.
         notes: what must be said about the data.
@@ -40,6 +46,8 @@ class Conclusion(NamedTuple):
         samples: sample images as (caption, PNG bytes).
         pictures: what the analyses drew: the names of the analysis, a caption, and a uint8 array.
         analyses: where every analysis stands: its names, `state` and `reason`, and the `notes` of its record.
+        network_sizes: how small the network may be; None where all arms cost the same.
+        data_sizes: the arms of each network over the number of training patients; none without `train_fractions`.
     """
 
     study: dict[str, Any]
@@ -53,6 +61,8 @@ class Conclusion(NamedTuple):
     samples: list[tuple[str, bytes]]
     pictures: list[tuple[dict[str, Any], str, np.ndarray]]
     analyses: list[dict[str, Any]]
+    network_sizes: Sizes | None
+    data_sizes: list[DataSizes]
 
 
 def conclude(store: Store, plan: Plan) -> Conclusion:
@@ -63,8 +73,9 @@ def conclude(store: Store, plan: Plan) -> Conclusion:
         if kind == "measurements" and not plan.analyses:
             continue
         write_table(store.study_folder(study.name) / "tables" / f"{kind}.parquet", frame)
-    tested = _tested(study, tables)
-    comparisons = _comparisons(study, tested)
+    tested = _tested(study, tables, tables.runs["role"] == "arm")
+    ends = plateaus(tables.runs, tables.history, study.metric, study.margin)
+    comparisons = _comparisons(study, tested, ends)
     asked = dict.fromkeys((row["model"], row["arm"]) for row in rows if row["role"] == "arm")
     estimates = [_estimate(model, arm, tested.get((model, arm))) for model, arm in asked]
     notes = _notes(store, rows)
@@ -75,6 +86,7 @@ def conclude(store: Store, plan: Plan) -> Conclusion:
     ]
     plain = {**dataclasses.asdict(study), "seeds": list(study.seed_list), "confidence": 0.95, "spec": to_yaml(study)}
     plain["data"] = {**plain["data"], **_data_facts(tables.runs)}
+    plain["rates"] = [{**one._asdict(), "at_the_edge": one.at_the_edge} for one in choices(rows, store)]
     images = _images(tables.predictions)
     plain["analyses"] = [
         {**dataclasses.asdict(spec), "compared": compared(spec, images), "compares": spec.compares}
@@ -95,6 +107,13 @@ def conclude(store: Store, plan: Plan) -> Conclusion:
         _read_samples(store, study.name),
         [(row, caption, array) for row in analyses for caption, array in store.pictures(row)],
         _analyses(store, analyses),
+        sizes(
+            {names: found.arm for names, found in tested.items()},
+            tables.runs,
+            study.margin,
+            {names for names, end in ends.items() if end.plateaued is False},
+        ),
+        _data_sizes(study, tables, tested),
     )
 
 
@@ -121,8 +140,8 @@ def _notes(store: Store, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     notes: dict[str, None] = {}
     for row in sorted(rows, key=lambda row: row["role"] == "source"):
         record = store.record(row["run_id"])
-        for note in record.notes if record is not None else ():
-            if row["role"] == "arm":
+        for note in record.notes if record is not None and row["role"] != "size" else ():
+            if row["role"] != "source":
                 notes[note] = None
             elif note not in notes:
                 notes[f"Source {row['arm']}: {note}"] = None
@@ -136,14 +155,14 @@ class _Tested(NamedTuple):
     seeds: tuple[int, ...]
 
 
-def _tested(study: StudySpec, tables: Tables) -> dict[tuple[str, str], _Tested]:
-    """Every arm that has predictions, by network and label; each is resampled once for all its comparisons."""
+def _tested(study: StudySpec, tables: Tables, chosen: pd.Series) -> dict[tuple[str, str], _Tested]:
+    """Every arm that has predictions of the chosen runs, by network and label; each is resampled once for all uses."""
     from transfuse.statistics.arm import arm_of_scores
 
     if tables.predictions.empty:
         return {}
     found = {}
-    names = tables.runs.loc[tables.runs["role"] == "arm", ["run_id", "model", "arm", "seed"]]
+    names = tables.runs.loc[chosen, ["run_id", "model", "arm", "seed"]]
     test = tables.predictions[tables.predictions["part"] == "test"].merge(names, on="run_id")
     for (model, arm), group in test.groupby(["model", "arm"], sort=False):
         seeds = [seed.sort_values("sample_id") for _, seed in group.groupby("seed", sort=True)]
@@ -163,23 +182,57 @@ def _tested(study: StudySpec, tables: Tables) -> dict[tuple[str, str], _Tested]:
     return found
 
 
-def _comparisons(study: StudySpec, tested: Mapping[tuple[str, str], _Tested]) -> list[ArmComparison]:
-    """Every pair of arms of every network that can be compared, with verdicts corrected for their number."""
+def _comparisons(
+    study: StudySpec, tested: Mapping[tuple[str, str], _Tested], ends: Mapping[tuple[str, str], Plateau]
+) -> list[ArmComparison]:
+    """Every pair of arms of every network that can be compared, with verdicts corrected for their number.
+
+    Those with an arm whose training had not levelled off (`ends`) have no verdict, and do not count for the others.
+    """
     from transfuse.statistics.comparison import compare_arms
     from transfuse.statistics.many import compare_all
 
     found = {
         (model, arm, other): compare_arms(tested[model, arm].arm, tested[model, other].arm, study.margin)
         for model in study.models
-        for arm, other in _pairs(study)
+        for arm, other in _pairs(study, model)
         if (model, arm) in tested and (model, other) in tested
     }
-    return [ArmComparison(*names, comparison) for names, comparison in compare_all(found).items()]
+    still = {names: rising(ends, names[0], names[1:]) for names in found}
+    tests = {names: withheld(comparison, still[names]) for names, comparison in found.items()}
+    return [ArmComparison(*names, comparison, still[names]) for names, comparison in compare_all(tests).items()]
 
 
-def _pairs(study: StudySpec) -> list[tuple[str, str]]:
-    """Each arm against the baseline, then the study's own pairs."""
-    return list(dict.fromkeys([*((arm, study.baseline) for arm in study.arms if arm != study.baseline), *study.pairs]))
+def _pairs(study: StudySpec, model: str) -> list[tuple[str, str]]:
+    """Each arm against the baseline, the study's own pairs, and those that split a network's gain into its causes.
+
+    Each pair once, as it comes first: a pair and its mirror are the same comparison.
+    """
+    arms = {arm: dataclasses.asdict(init) for arm, init in study.arms.items()}
+    causes = cause_pairs(arms, dataclasses.asdict(study.models[model]))
+    found: dict[frozenset[str], tuple[str, str]] = {}
+    for pair in (*((arm, study.baseline) for arm in study.arms if arm != study.baseline), *study.pairs, *causes):
+        found.setdefault(frozenset(pair), pair)
+    return list(found.values())
+
+
+def _data_sizes(study: StudySpec, tables: Tables, tested: Mapping[tuple[str, str], _Tested]) -> list[DataSizes]:
+    """Every network's arms over the number of training patients; the largest number is that of the verdict."""
+    runs = tables.runs
+    if not study.train_fractions or not tested:
+        return []
+    found: dict[tuple[str, str], dict[int, Arm]] = {}
+    for number, data in enumerate([*study.smaller_data, study.data]):
+        own = runs["role"] == ("arm" if number == len(study.smaller_data) else "size")
+        own &= np.isclose(runs["train_fraction"].astype(float), data.train_fraction)
+        patients = {json.loads(facts)["patients"]["train"] for facts in runs.loc[own, "data"]}
+        for name, one in (_tested(study, tables, own) if own.any() else {}).items():
+            found.setdefault(name, {})[max(patients)] = one.arm
+    return [
+        data_sizes(model, {arm: of for (net, arm), of in found.items() if net == model}, study.baseline, study.margin)
+        for model in study.models
+        if any(net == model for net, _ in found)
+    ]
 
 
 def _estimate(model: str, arm: str, found: _Tested | None) -> ArmEstimate:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from typing import Any
 
 from transfuse.specs import DataSpec, InitSpec, ModelSpec, RunSpec, TrainSpec
 from transfuse.study.meaning import draws_back, meaning, training
 from transfuse.study.sweeps import Unfolded
+from transfuse.study.tuning import Rates, tuned
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class PlannedRun:
         run_id: its identity.
         model: the network's label in the study.
         arm: the arm's name, or the source's for a source run.
-        role: `arm` or `source`.
+        role: `arm`, `source`, `trial` of a learning rate for an arm, or `size`: an arm on fewer training patients.
         needs: the run whose weights this one starts from, if any.
     """
 
@@ -35,8 +37,15 @@ class PlannedRun:
     @property
     def title(self) -> str:
         """How a person recognises the run."""
-        what = f"source {self.arm}" if self.role == "source" else self.arm
-        return f"{self.model} · {what} · seed {self.spec.seed}"
+        what = {"source": f"source {self.arm}", "trial": f"{self.arm} at rate {self.learning_rate:g}"}
+        share = self.spec.data.train_fraction
+        fewer = f" on {100 * share:.4g} % of the patients" if self.role in ("size", "source") and share < 1 else ""
+        return f"{self.model} · {what.get(self.role, self.arm)}{fewer} · seed {self.spec.seed}"
+
+    @property
+    def learning_rate(self) -> float:
+        """Of what is trained, the head aside where it has one of its own."""
+        return self.spec.train.optimizer.learning_rate
 
     def row(self) -> dict[str, Any]:
         """The names of the run, as columns of the study's tables."""
@@ -46,6 +55,8 @@ class PlannedRun:
             "arm": self.arm,
             "seed": self.spec.seed,
             "role": self.role,
+            "learning_rate": self.learning_rate,
+            "train_fraction": self.spec.data.train_fraction,
             "network": self.spec.model.name,
             "weights": self.spec.model.weights if self.spec.init.uses_weights else None,
             "source_run": self.spec.source_run,
@@ -57,17 +68,22 @@ def expand(
     fingerprint: Callable[[DataSpec], str],
     weights_sha256: Callable[[str, str | None], str],
     network_sha256: Callable[[ModelSpec, DataSpec], str | None],
+    rates: Rates | None = None,
 ) -> list[PlannedRun]:
-    """List every run of a study, sources first.
+    """List every run of a study as far as it is known, sources first, then the trials of learning rates.
+
+    Where a study tunes, it is expanded again after its trials: an arm is part of it from when its rate is chosen.
 
     Args:
         unfolded: the study, with one arm for each block where it says `every`.
         fingerprint: gives the fingerprint of a data set.
         weights_sha256: gives the SHA-256 of a weights file by its name and the data's root.
         network_sha256: gives the digest of a network of one's own, None for every other.
+        rates: the learning rates that were chosen so far.
 
     Returns:
-        One planned run for each source and network, and for each network, arm and seed.
+        One planned run for each source and network, for each network, arm, seed and rate to be tried, and for each
+        network, arm and seed, on all training patients and then at each of the smaller sizes.
     """
     study = unfolded.study
     followed = [analysis for analysis in study.analyses if analysis.what == "dynamics"]
@@ -75,7 +91,7 @@ def expand(
 
     def plan(
         data: DataSpec, model: ModelSpec, init: InitSpec, train: TrainSpec, seed: int, names: tuple[str, str, str],
-        asking: ModelSpec,
+        asking: ModelSpec, target: DataSpec,
     ) -> PlannedRun:  # fmt: skip
         label, arm, role = names
         sha = needs = None
@@ -83,10 +99,11 @@ def expand(
         if not init.uses_weights:
             model = replace(model, weights=None)
         elif (model.weights or "").startswith("run:"):
-            needs = source_of(label, model, asking)
+            needs = source_of(label, model, asking, target)
         elif model.weights is not None:
             sha = weights_sha256(model.weights, data.root)
-        if role == "arm" and not train.snapshots and any(analysis.covers(label, arm, seed) for analysis in followed):
+        looked_at = role in ("arm", "trial") and any(analysis.covers(label, arm, seed) for analysis in followed)
+        if looked_at and not train.snapshots:
             train = replace(train, snapshots="log")
         spec = RunSpec(
             data=data,
@@ -94,7 +111,7 @@ def expand(
             init=replace(init, weights=None, learning_rate=None, head_learning_rate=None, layer_decay=None, l2_sp=None),
             train=training(train, init, partial(draws_back, init, model, unfolded.names)),
             seed=seed,
-            monitor=train.monitor or study.metric if role == "arm" else train.monitor or "loss",
+            monitor=train.monitor or ("loss" if role == "source" else study.metric),
             fingerprint=fingerprint(data),
             weights_sha256=sha,
             source_run=needs,
@@ -102,32 +119,40 @@ def expand(
         )
         return PlannedRun(spec, spec.run_id, label, arm, role, needs)
 
-    def source_of(label: str, model: ModelSpec, asking: ModelSpec) -> str:
+    def source_of(label: str, model: ModelSpec, asking: ModelSpec, target: DataSpec) -> str:
         name = (model.weights or "").removeprefix("run:")
         source = study.sources[name]
         # The network of whoever asks, as the study names it: the label's, or that of a source that starts from this.
         own = study.source_model(name, asking)
         names = (label, name, "source")
-        run = plan(study.source_data(name), own, source.init, source.train, source.seed, names, own)
+        # A source on the study's own data has no more patients than the arm that starts from it.
+        data = source.data or target
+        run = plan(data, own, source.init, source.train, source.seed, names, own, target)
         if run not in sources:
             sources.append(run)
         return run.run_id
 
-    arms = [
-        plan(
-            study.data,
-            replace(model, weights=study.arms[arm].weights or model.weights),
-            study.arms[arm],
-            study.train,
-            seed,
-            (label, arm, "arm"),
-            model,
-        )
-        for label, model in study.models.items()
-        for arm in unfolded.arms[label]
-        for seed in study.seed_list
-    ]
-    return sources + arms
+    def of_arm(label: str, arm: str, seed: int, role: str, rate: float | None, data: DataSpec) -> PlannedRun:
+        model, init = study.models[label], study.arms[arm]
+        own = replace(model, weights=init.weights or model.weights)
+        if rate is not None:
+            init = replace(init, learning_rate=rate)
+        return plan(data, own, init, study.train, seed, (label, arm, role), model, data)
+
+    grid, chosen = tuned(study), rates or {}
+    trials, arms, smaller = [], [], []
+    for label in study.models:
+        for arm in unfolded.arms[label]:
+            open_ = grid if study.arms[arm].learning_rate is None else None
+            if open_ is not None:
+                tried = product(study.seed_list[: open_.seeds], open_.learning_rates)
+                trials += [of_arm(label, arm, seed, "trial", rate, study.data) for seed, rate in tried]
+            if open_ is None or (label, arm) in chosen:
+                rate, seeds = chosen.get((label, arm)), study.seed_list
+                arms += [of_arm(label, arm, seed, "arm", rate, study.data) for seed in seeds]
+                each = product(study.smaller_data, seeds)
+                smaller += [of_arm(label, arm, seed, "size", rate, data) for data, seed in each]
+    return sources + trials + arms + smaller
 
 
 def without_repeats(runs: Sequence[PlannedRun]) -> list[PlannedRun]:

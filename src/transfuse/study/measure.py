@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from transfuse.errors import DataError
+from transfuse.errors import BlocksError, DataError
 from transfuse.metrics import evaluate
 from transfuse.specs import RunSpec
+from transfuse.study.sources import images_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -140,6 +141,7 @@ def facts(
     best = next((epoch for epoch in reversed(epochs) if epoch.is_best), None)
     last = epochs[-1] if epochs else None
     parts = {name: getattr(split, name) for name in ("train", "val", "test")}
+    patients = {name: len(set(part.patient_ids)) for name, part in parts.items()}
     data = {
         "dataset": info.name,
         "task": info.task,
@@ -151,15 +153,17 @@ def facts(
         "synthetic": info.synthetic,
         "fingerprint": info.fingerprint,
         "images": {name: len(part) for name, part in parts.items()},
-        "patients": {name: len(set(part.patient_ids)) for name, part in parts.items()},
+        "patients": patients,
     }
     return {
         "dataset": info.name,
         "task": info.task,
         "fingerprint": info.fingerprint,
         "data": json.dumps(data),
+        "train_patients": patients["train"],
         "parameters": sum(parameter.numel() for parameter in network.model.parameters()),
         "trained_parameters": trained_parameters,
+        "macs": _macs(network.model, split),
         "transferred_share": network.transfer.transferred_share,
         "first_layer": network.transfer.first_layer,
         "monitor": spec.monitor,
@@ -175,6 +179,17 @@ def facts(
         "threads": spec.train.threads,
         "torch": version("torch"),
     }
+
+
+def _macs(model: nn.Module, split: Split) -> int | None:
+    """Of a pass of one image; None where this network cannot be run without values."""
+    from transfuse.models.complexity import complexity
+
+    images = images_of(split)
+    try:
+        return complexity(model, images.size, images.channels).macs
+    except BlocksError:
+        return None
 
 
 def _finite(value: float) -> float | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from transfuse.errors import SpecError, StoreError, TransfuseError
@@ -14,6 +15,7 @@ from transfuse.specs import DataSpec, StudySpec, read_yaml, study_from, to_yaml
 from transfuse.specs.salvage import ANY, readable_networks, readable_part
 from transfuse.study.analyses import PlannedAnalysis, plan_analyses
 from transfuse.study.analysis_problems import analysis_problems
+from transfuse.study.data_sizes import look_at_sizes
 from transfuse.study.expand import PlannedRun, expand
 from transfuse.study.leaks import leak_notes, leak_problems
 from transfuse.study.meaning import l2_sp_problems
@@ -38,9 +40,14 @@ from transfuse.study.sources import (
     weights_sha256,
 )
 from transfuse.study.sweeps import Unfolded, unfold
+from transfuse.study.tuning import choices, tuned
 
 if TYPE_CHECKING:
     from transfuse.data import Split
+
+
+Round = Callable[[Store], list[PlannedRun]]
+"""The runs of a study that are known once those in a store have ended; asked again until it names no new ones."""
 
 
 class Plan(NamedTuple):
@@ -182,13 +189,16 @@ class Checked:
     """What `check` found: nothing wrong, and how much there is to do; the study has no arm that says `every` left.
 
     Attributes:
-        study, runs: what there is to do.
+        study: what there is to do.
+        runs: all that is known of it now: the arms that are tuned are not part of it yet.
         lines: for people; those that begin with `note: ` say what is allowed and can hardly be meant.
+        round: the runs that are known once those in a store have ended.
     """
 
     study: StudySpec
     runs: list[PlannedRun]
     lines: tuple[str, ...]
+    round: Round
 
 
 def check(study: StudySpec, where: str = "", device: str = "auto") -> Checked:
@@ -244,6 +254,11 @@ def check(study: StudySpec, where: str = "", device: str = "auto") -> Checked:
         problems += found.problems
         notes += found.notes
         problems += analysis_problems(study, splits[study.data])
+        if study.train_fractions:
+            fewer, line = look_at_sizes(study, splits[study.data])
+            lines.append(line)
+            problems += fewer.problems
+            notes += fewer.notes
     if not problems:
         dataset = splits[study.data].test.dataset
         names = [model.weights for model in study.models.values()] + [arm.weights for arm in study.arms.values()]
@@ -258,13 +273,7 @@ def check(study: StudySpec, where: str = "", device: str = "auto") -> Checked:
     if problems:
         raise SpecError(list(dict.fromkeys(problems)), where)
     runs = expand(unfolded, fingerprint, weights_sha256, network_sha256)
-    roles = Counter(run.role for run in runs)
-    distinct = len({run.run_id for run in runs})
-    lines.append(
-        f"{_count(roles['arm'], 'run')} ({_arms(unfolded)} x {_count(len(study.seed_list), 'seed')})"
-        + (f" and {_count(roles['source'], 'source run')}" if roles["source"] else "")
-        + (f"; {distinct} different ones" if distinct < len(runs) else "")
-    )
+    lines.append(_counts(unfolded, runs))
     if study.analyses:
         planned = plan_analyses(unfolded.study, runs)
         idle = sorted(set(range(len(study.analyses))) - {job.place for job in planned})
@@ -281,7 +290,7 @@ def check(study: StudySpec, where: str = "", device: str = "auto") -> Checked:
             f"{jobs.total()} {'analysis' if jobs.total() == 1 else 'analyses'}: "
             + ", ".join(f"{count} {what}" for what, count in jobs.items())
         )
-    return Checked(unfolded.study, runs, tuple(lines))
+    return Checked(unfolded.study, runs, tuple(lines), partial(_round, unfolded))
 
 
 def all_mistakes(error: SpecError, content: Mapping[str, Any], device: str = "auto") -> SpecError:
@@ -312,6 +321,36 @@ _NOTHING = (
     "no network of the study is meant by it; between: seeds needs two seeds, arms needs two arms, and arms, models and "
     "seeds leave out all others"
 )
+
+
+def _round(unfolded: Unfolded, store: Store) -> list[PlannedRun]:
+    """The runs of a study as far as they are known: arms that are tuned, once all of their trials have ended."""
+    runs = expand(unfolded, fingerprint, weights_sha256, network_sha256)
+    if tuned(unfolded.study) is None:
+        return runs
+    rates = {(one.model, one.arm): one.rate for one in choices((run.row() for run in runs), store)}
+    return expand(unfolded, fingerprint, weights_sha256, network_sha256, rates)
+
+
+def _counts(unfolded: Unfolded, runs: list[PlannedRun]) -> str:
+    """How many runs there will be."""
+    study, roles = unfolded.study, Counter(run.role for run in runs)
+    arms, seeds = sum(map(len, unfolded.arms.values())), _count(len(study.seed_list), "seed")
+    text = f"{_count(arms * len(study.seed_list), 'run')} ({_arms(unfolded)} x {seeds})"
+    if study.train_fractions:
+        fewer = arms * len(study.seed_list) * len(study.smaller_data)
+        text += f", {_count(fewer, 'run')} on fewer patients ({_count(len(study.smaller_data), 'size')} below 1)"
+    if roles["source"]:
+        text += f" and {_count(roles['source'], 'source run')}"
+    grid = tuned(study)
+    if grid is not None:
+        tried = len({(run.model, run.arm) for run in runs if run.role == "trial"})
+        text += (
+            f", after {_count(roles['trial'], 'trial run')} ({_count(tried, 'arm')} x {len(grid.learning_rates)} "
+            f"learning rates x {_count(grid.seeds, 'seed')}); the trials at the chosen rates count as runs"
+        )
+    distinct = len({run.run_id for run in runs})
+    return text + (f"; {distinct} different ones" if distinct < len(runs) else "")
 
 
 def _arms(unfolded: Unfolded) -> str:
