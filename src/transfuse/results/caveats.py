@@ -44,8 +44,9 @@ def of_study(
     if count > 1:
         chance = "about 1 in 20 of such intervals" if count < 30 else f"about {count / 20:.0f} of them"
         whole.append(
-            f"{count} comparisons were made. Their verdicts are corrected for that (Holm: in 95 of 100 such studies "
-            f"none is wrong); their intervals are not: without any true difference, {chance} would exclude zero."
+            f"{count} comparisons were made. Their verdicts are corrected for that (Holm: of a network none is wrong "
+            f"in 95 of 100 such studies); their intervals are not: without any true difference, {chance} would exclude "
+            "zero."
         )
     return {model: tuple(dict.fromkeys(sentences)) for model, sentences in found.items() if sentences}
 

@@ -185,7 +185,7 @@ def _tested(study: StudySpec, tables: Tables, chosen: pd.Series) -> dict[tuple[s
 def _comparisons(
     study: StudySpec, tested: Mapping[tuple[str, str], _Tested], ends: Mapping[tuple[str, str], Plateau]
 ) -> list[ArmComparison]:
-    """Every pair of arms of every network that can be compared, with verdicts corrected for their number.
+    """Every pair of arms of every network that can be compared, with verdicts corrected for their number a network.
 
     Those with an arm whose training had not levelled off (`ends`) have no verdict, and do not count for the others.
     """
@@ -200,7 +200,9 @@ def _comparisons(
     }
     still = {names: rising(ends, names[0], names[1:]) for names in found}
     tests = {names: withheld(comparison, still[names]) for names, comparison in found.items()}
-    return [ArmComparison(*names, comparison, still[names]) for names, comparison in compare_all(tests).items()]
+    families = [{names: tests[names] for names in tests if names[0] == model} for model in study.models]
+    decided = {names: one for family in families for names, one in compare_all(family).items()}
+    return [ArmComparison(*names, comparison, still[names]) for names, comparison in decided.items()]
 
 
 def _pairs(study: StudySpec, model: str) -> list[tuple[str, str]]:
