@@ -48,6 +48,7 @@ def _work(run, tell, *, root: Path) -> None:  # type: ignore[no-untyped-def]
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_imagenet_weights_beat_random_ones_at_500_images_and_equal_steps(comparisons: dict[str, Comparison]) -> None:
     found = comparisons["pretrained"]
     assert found.difference > 0.02, found

@@ -19,6 +19,8 @@ from transfuse.study.executors import Queue, in_process
 from transfuse.study.plan import plan, write_plan
 from transfuse.study.run import do_run
 
+pytestmark = pytest.mark.xdist_group("shared texture")  # trained once
+
 STUDY = """
 name: texture
 data: {name: texture-target, size: 32, count: 800, normalise: half, fractions: [0.25, 0.1, 0.65]}

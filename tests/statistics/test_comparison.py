@@ -582,6 +582,7 @@ def test_the_interval_holds_its_error_rate(monkeypatch, patients, images, seeds,
         assert fixed > 0.12 * studies
 
 
+@pytest.mark.exhaustive
 def test_equivalent_is_wrong_in_one_study_in_twenty_at_a_wide_margin(monkeypatch):
     """A true difference of exactly the margin, 0.10 AUROC, most of the variance from few seeds, where the interval that
     is symmetric about the estimate is too short. The bound is 5 % and the Monte-Carlo error of 250 studies (99.9 %)."""

@@ -20,6 +20,8 @@ from transfuse.study.expand import PlannedRun, expand
 from transfuse.study.plan import Plan, check, read_plan
 from transfuse.study.sweeps import unfold
 
+pytestmark = pytest.mark.xdist_group("study over data sizes")  # trained once
+
 MakeStudy = Callable[..., StudySpec]
 SIZES = [0.2, 0.5, 1]
 TEXT = """

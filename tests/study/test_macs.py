@@ -22,6 +22,8 @@ from transfuse.study.conclude import conclude
 from transfuse.study.events import Event
 from transfuse.study.plan import plan
 
+pytestmark = pytest.mark.xdist_group("studies with MACs")  # trained once
+
 
 @contextlib.contextmanager
 def quiet(*_: int) -> Iterator[Callable[[Event], None]]:

@@ -20,6 +20,8 @@ from transfuse.study.events import Ended, Event
 from transfuse.study.plan import Checked, check, read_plan, replaced, status
 from transfuse.study.tuning import choices
 
+pytestmark = pytest.mark.xdist_group("tuned study")  # trained once
+
 MakeStudy = Callable[..., StudySpec]
 RATES = [1e-6, 3e-3, 1e-2]
 ARMS = {"random": {}, "wide": {"random": "he_fan_out"}, "fixed": {"random": "glorot_normal", "learning_rate": 1e-3}}
