@@ -99,10 +99,13 @@ def nearest(name: object, choices: Iterable[object], *, most: int = 24) -> str:
 
     >>> nearest("densnet", ["densenet121", "resnet50"])
     "did you mean 'densenet121'? Choices: densenet121, resnet50"
+    >>> nearest("AUROC", ["auroc", "auprc"])
+    "did you mean 'auroc'? Choices: auroc, auprc"
     """
     names = [str(choice) for choice in choices]
     if not names:
         return "there are none"
-    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.55)
+    lower = {choice.casefold(): choice for choice in reversed(names)}
+    close = [lower[one] for one in difflib.get_close_matches(str(name).casefold(), lower, n=1, cutoff=0.55)]
     shown = ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")
     return (f"did you mean {close[0]!r}? " if close else "") + f"Choices: {shown}"

@@ -8,9 +8,9 @@ from transfuse.cli.progress import shown
 from transfuse.study.events import Ended, Failed, Started, Validated
 
 
-def lines_of(*events: object, total: int = 3) -> list[str]:
+def lines_of(*events: object, total: int = 3, later: int = 0) -> list[str]:
     console = Console(file=io.StringIO(), force_terminal=False)
-    with shown(console, total, 0, 1) as hear:
+    with shown(console, total, 0, 1, later) as hear:
         for event in events:
             hear(event)  # type: ignore[arg-type]
     return console.file.getvalue().splitlines()  # type: ignore[attr-defined]
@@ -29,3 +29,16 @@ def test_validations_of_before_an_interruption_are_marked() -> None:
     _, first, second = lines_of(Started("a", "net", 150, again=True), old, new)
     assert first.endswith("val auroc 0.900 (best so far)  (before the interruption)")
     assert second.endswith("val auroc 0.800")
+
+
+def test_the_time_left_is_that_of_the_runs_that_trials_will_name_too() -> None:
+    done = Ended("a", "net · random at rate 0.001 · seed 0", "finished", "", 2.0)
+    (said,) = lines_of(done, total=3, later=7)
+    assert said.endswith("[1/10, about 18 s left]")
+
+
+def test_a_bar_counts_them_too() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    with shown(console, 3, 1, 1, 7):
+        pass
+    assert "1/10" in console.file.getvalue()  # type: ignore[attr-defined]

@@ -14,6 +14,13 @@ def test_networks_of_volumes_are_marked_as_such(capsys: pytest.CaptureFixture[st
     assert said.count("spatial_dims=3") == 3
 
 
+def test_the_letters_of_the_papers_are_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    show_models()
+    said = " ".join(capsys.readouterr().out.split())
+    for letter, paper in {"T": "Raghu", "V": "its first version", "M": "Matsoukas", "P": "Peng"}.items():
+        assert f"{letter}: {paper}" in said
+
+
 def test_no_cut_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
     show_blocks("unet_resnet18")
     assert "no cut here: truncate cannot end at this block; depth and freeze can" in capsys.readouterr().out

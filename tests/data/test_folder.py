@@ -22,6 +22,7 @@ def test_classes_ids_and_pixels(class_folders: Write) -> None:
     assert dataset.sample_ids[0] == "normal/00.png"
     assert dataset.targets.tolist() == [0] * 10 + [1] * 10
     np.testing.assert_array_equal(dataset.pixels()[12, 0], np.asarray(Image.open(root / "sick" / "02.png")))
+    assert any("Cure: a table (.csv) of these images with a column for the patient" in note for note in dataset.notes)
     assert open_dataset(str(class_folders(("a", "b", "c"), root="three"))).info.task == "multiclass"
 
 

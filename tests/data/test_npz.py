@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from transfuse.data import open_dataset
+from transfuse.data import open_dataset, split_by_patient
 from transfuse.data.catalogue import MEDMNIST, find_medmnist
 from transfuse.errors import DataError, ExtraNotInstalled
 
@@ -24,7 +24,84 @@ def test_order_ids_parts_and_pixels(write_npz: Write) -> None:
     assert dataset.parts.tolist() == ["train"] * 24 + ["val"] * 6 + ["test"] * 6
     expected = np.concatenate([content[f"{part}_images"] for part in ("train", "val", "test")])
     np.testing.assert_array_equal(dataset.pixels()[:, 0], expected)
-    assert any("Without patient ids each image counts as a patient" in note for note in dataset.notes)
+    (note,) = [note for note in dataset.notes if "Without patient ids each image counts as a patient" in note]
+    assert "Cure: arrays train_patients, val_patients and test_patients (or one, patients, for all images" in note
+
+
+def patients(each: int = 2, **arrays: object) -> dict[str, object]:
+    """An array of patients for each part, `each` images a patient, numbered on from part to part."""
+    found, first = {}, 0
+    for part, count in (("train", 24), ("val", 6), ("test", 6)):
+        found[f"{part}_patients"] = first + np.arange(count) // each
+        first += count
+    return {**found, **arrays}
+
+
+def test_patients_of_the_parts_are_read(write_npz: Write) -> None:
+    dataset = open_dataset(str(write_npz(**patients())))
+    assert dataset.patients_known
+    assert dataset.patient_ids[:4] == ("0", "0", "1", "1")
+    assert len(set(dataset.patient_ids)) == 18
+    assert not any("Without patient ids" in note for note in dataset.notes)
+    split = split_by_patient(dataset)
+    assert [len(set(part.patient_ids)) for part in (split.train, split.val, split.test)] == [12, 3, 3]
+    own = split_by_patient(dataset, official=False)
+    assert not set(own.train.patient_ids) & set(own.test.patient_ids)
+    nobody = open_dataset(str(write_npz("other.npz")))
+    assert not nobody.patients_known
+    assert nobody.info.fingerprint != dataset.info.fingerprint
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        np.arange(36) // 2,
+        (np.arange(36) // 2)[:, None].astype(np.float64),
+        np.array([f" {i // 2} " for i in range(36)]),
+        np.array([str(i // 2).encode() for i in range(36)]),
+    ],
+    ids=["numbers", "column of floats", "texts", "bytes"],
+)
+def test_one_array_names_the_patients_of_all_parts_in_their_order(write_npz: Write, ids: np.ndarray) -> None:
+    dataset = open_dataset(str(write_npz(patients=ids)))
+    assert dataset.patient_ids == tuple(str(i // 2) for i in range(36))
+
+
+def test_a_patient_in_two_parts_of_an_npz_is_refused(write_npz: Write) -> None:
+    dataset = open_dataset(str(write_npz(**patients(test_patients=np.arange(6)))))
+    with pytest.raises(DataError, match=r"6 patient\(s\) are in both train and test: 0, 1, 2"):
+        split_by_patient(dataset)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        (
+            {"train_patients": np.arange(24)},
+            r"holds train_patients and no val_patients, test_patients, so it cannot be",
+        ),
+        (patients(patients=np.arange(36)), r"say the same twice\. Cure: leave out patients"),
+        (patients(val_images=None, val_labels=None), r"val_patients, .* and images of train, test only"),
+        (
+            {"patients": np.arange(35)},
+            r"patients has the shape \(35,\); expected one value for each of the 36 of all im",
+        ),
+        (patients(val_patients=np.zeros((6, 2))), r"val_patients has the shape \(6, 2\); .* 6 of val_images"),
+        (
+            patients(val_patients=np.array(["a", "", "b", " ", "c", "d"])),
+            r"val_patients is empty for 2 .*row\(s\) 1, 3",
+        ),
+        (
+            patients(val_patients=np.linspace(0, 1, 6)),
+            r"values of the type float64 such as 0\.0; expected whole numbers",
+        ),
+        ({"patients": np.array([*range(35), np.nan])}, "values of the type float64"),
+        ({"patients": np.array(["a"] * 36, dtype=object)}, r"patients holds Python objects; .*dtype=str"),
+    ],
+)
+def test_patients_that_are_none(write_npz: Write, arrays: dict, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        open_dataset(str(write_npz(**arrays)))
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -151,7 +151,8 @@ def test_a_class_that_a_part_lacks(write_npz: Write, write_table: Write) -> None
     single = open_dataset(str(write_table(("image", "label"), rows)))
     with pytest.raises(
         DataError,
-        match=r"no sample of the class 'rare'; .*'rare' 1\. Cure: another split seed, a larger fraction, merged",
+        match=r"no sample of the class 'rare'; .*'rare' 1\. 'rare' has 1 image, and a split into train, val, test "
+        r"takes one for each, so no seed and no fraction helps\. Cure: merge such a class with another",
     ):
         split_by_patient(single)
     labels = np.zeros((36, 2))
@@ -161,6 +162,42 @@ def test_a_class_that_a_part_lacks(write_npz: Write, write_table: Write) -> None
     multilabel = open_dataset(str(write_npz("m.npz", train_images=images, train_labels=labels, **NO_OTHERS)))
     with pytest.raises(DataError, match=r"has no positive of 'label 1'"):
         split_by_patient(multilabel)
+
+
+def rare(write_table: Write, patients: Sequence[str], **columns: Sequence[str]) -> Dataset:
+    """Ten patients each of `a` and `b` and an image of `rare` for each of `patients`."""
+    rows = [[f"{i:02d}.png", "ab"[i % 2], f"p{i}"] for i in range(20)]
+    rows += [[f"r{i}.png", "rare", patient] for i, patient in enumerate(patients)]
+    for column in columns.values():
+        rows = [[*row, value] for row, value in zip(rows, column, strict=True)]
+    path = write_table(("image", "label", "patient", *columns), rows)
+    return open_dataset(str(path), part_column=next(iter(columns), None))
+
+
+def test_a_class_of_too_few_patients_gets_a_cure_that_works(write_table: Write) -> None:
+    message = r"'rare' has {} patient.*, and a split into {} takes one for each, so no seed and no fraction helps"
+    with pytest.raises(DataError, match=message.format(1, "train, val, test")) as caught:
+        split_by_patient(rare(write_table, ["x"] * 5))  # 5 images of one patient
+    assert str(caught.value).endswith(
+        "Cure: merge such a class with another, leave its images out, or add patients of it."
+    )
+    assert "another split seed" not in str(caught.value)
+    with pytest.raises(DataError, match=message.format(2, "train, val, test")):
+        split_by_patient(rare(write_table, ["x", "x", "y"]))
+    split = split_by_patient(rare(write_table, ["x", "y", "z"]))  # three are enough, as the message says
+    assert all((part.targets == 2).any() for part in (split.train, split.val, split.test))
+
+
+def test_official_parts_without_a_class_are_not_cured_by_a_split_that_cannot_do(write_table: Write) -> None:
+    parts = ["train"] * 12 + ["val"] * 4 + ["test"] * 4
+    with pytest.raises(DataError, match=r"'rare' has 2 patients, and a split into train, val, test takes"):
+        split_by_patient(rare(write_table, ["x", "y"], part=[*parts, "train", "train"]))
+    with pytest.raises(DataError, match=r"Cure: official_split: false .* for a split of your own"):
+        split_by_patient(rare(write_table, ["x", "y", "z"], part=[*parts, "train", "train", "train"]))
+    # Of parts that are cut from the official training part, only that part's patients count.
+    shipped = [part.replace("val", "train") for part in parts]
+    with pytest.raises(DataError, match=r"'rare' has 1 patient, and a split into train, val takes one for each"):
+        split_by_patient(rare(write_table, ["x", "y", "z"], part=[*shipped, "train", "test", "test"]))
 
 
 def test_too_few_patients(write_table: Write) -> None:

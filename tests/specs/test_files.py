@@ -130,6 +130,14 @@ def test_no_mistake_is_invented_and_none_hidden_by_another(changes: dict[str, ob
     assert [problem.partition(":")[0] for problem in caught.value.problems] == keys
 
 
+def test_a_key_of_another_section_says_where_it_belongs() -> None:
+    arms = {"random": {"first_layer": "sum", "batch_size": 8, "freeez": 1}}
+    said = problems_of(SMALL, arms=arms, baseline="random")
+    assert "arms.random.first_layer: unknown key; it is a key of models.<name>, give it there. Choices: " in said
+    assert "arms.random.batch_size: unknown key; it is a key of train, give it there. Choices: " in said
+    assert "arms.random.freeez: unknown key; did you mean 'freeze'?" in said
+
+
 def test_metrics_have_the_bounds_that_margins_are_held_against() -> None:
     from transfuse.metrics import METRICS
 

@@ -18,7 +18,7 @@ from transfuse.study.carry_out import Outcome, carry_out
 from transfuse.study.conclude import conclude
 from transfuse.study.events import Ended, Event
 from transfuse.study.plan import Checked, check, read_plan, replaced, status
-from transfuse.study.tuning import choices
+from transfuse.study.tuning import choices, still_to_name
 
 pytestmark = pytest.mark.xdist_group("tuned study")  # trained once
 
@@ -85,6 +85,22 @@ def test_every_arm_is_tried_at_every_rate_and_trained_at_the_best(done: Tuned) -
         assert f"net · {arm} · seed 0" not in titles
         assert f"net · {arm} · seed 1" in titles
     assert [row["learning_rate"] for row in rows if row["arm"] == "fixed"] == [1e-3, 1e-3]
+
+
+def test_the_runs_that_are_still_to_be_named_are_counted(done: Tuned) -> None:
+    study, first = done.checked.study, [run.row() for run in done.checked.runs]
+    last = {row["run_id"] for row in done.outcome.plan.rows}
+    known = {row["run_id"] for row in first}
+    assert known < last
+    assert still_to_name(study, first) == len(last - known) == 2  # the second seed of two arms
+    assert still_to_name(study, done.outcome.plan.rows) == 0, "all is named"
+    half = [row for row in done.outcome.plan.rows if row["role"] == "trial" or row["arm"] == "wide"]
+    assert still_to_name(study, half) == 1, "of an arm whose rate is chosen nothing more comes"
+    larger = replace(study, seeds=3, train_fractions=(0.25, 0.5, 1.0))
+    assert still_to_name(larger, first) == 2 * (2 + 3 * 2), "two seeds more, and all at two sizes below 1"
+    same = [{**row, "run_id": str(row["learning_rate"])} if row["role"] == "trial" else row for row in first]
+    assert still_to_name(study, same) == 1, "arms that are tried in the same runs share what follows"
+    assert still_to_name(replace(study, tune="none"), first) == 0
 
 
 def test_started_again_nothing_is_done_and_nothing_is_lost(done: Tuned) -> None:
@@ -182,16 +198,25 @@ def test_the_mean_over_seeds_counts() -> None:
         ({"tune": {"learning_rates": [0.0, 1e-3]}}, "expected positive numbers"),
         ({"tune": {"learning_rates": [1e-4, 1e-3], "seeds": 0}}, "seeds is 0; expected 1 or more of the study's seeds"),
         ({"tune": {"learning_rates": [1e-4, 1e-3], "seeds": 5}}, "tune.seeds: 5 of the study's seeds, which are 2"),
-        ({"tune": "auto"}, "tune"),
+        ({"tune": "auto"}, r"tune: 'auto' is unknown; expected none, or \{learning_rates: \[1e-4, 3e-4, 1e-3\]\}$"),
+        ({"tune": [1e-4, 1e-3]}, r"tune: \[0.0001, 0.001\] is unknown; expected none, or \{learning_rates"),
+        (
+            {"tune": {"learning_rate": [1e-4, 1e-3]}},
+            "tune.learning_rate: unknown key; did you mean 'learning_rates'\\? Choices: learning_rates, seeds$",
+        ),
+        ({"tune": {}}, r"tune.learning_rates: missing; it has no default, e.g. \[1e-4, 3e-4, 1e-3\]$"),
+        ({"tune": {"learning_rates": [1e-4, "x"]}}, r"tune.learning_rates.1: expected a number, found 'x'$"),
         (
             {"tune": {"learning_rates": [1e-4, 1e-3]}, "arms": {"random": {"learning_rate": 1e-3}}},
             "tune: every arm has a learning_rate of its own, which it keeps; leave tune out",
         ),
     ],
 )
-def test_what_cannot_be_meant_is_named(make_study: MakeStudy, keys: dict[str, Any], message: str) -> None:
-    with pytest.raises(SpecError, match=message):
+def test_what_cannot_be_meant_is_named_once(make_study: MakeStudy, keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError, match=message) as caught:
         make_study(**keys)
+    assert len(caught.value.problems) == 1
+    assert "literal" not in str(caught.value)
 
 
 def test_a_head_rate_of_the_arm_stays_its_own(make_study: MakeStudy) -> None:

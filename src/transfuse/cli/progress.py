@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def shown(console: Console, total: int, done: int, workers: int) -> Iterator[Tell]:
-    """Show the events of a study of `total` runs, of which `done` have ended already."""
+def shown(console: Console, total: int, done: int, workers: int, later: int = 0) -> Iterator[Tell]:
+    """Show the events of a study of `total` runs, of which `done` have ended already; `later` more follow."""
+    total += later
     if console.is_terminal:
         with _Bars(console, total, done) as bars:
             yield bars.hear

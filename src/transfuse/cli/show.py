@@ -45,7 +45,9 @@ def show_models(pattern: str = "", *, spatial_dims: int = 2, all: bool = False) 
     say(
         console,
         "\nEvery other network of timm works by its name too (transfuse show models --all), and your own as "
-        "package.module:function.",
+        "package.module:function.\n"
+        "T: Raghu et al. 2019, Transfusion; V: its first version, arXiv 1902.07208v1; M: Matsoukas et al. 2022; "
+        "P: Peng et al. 2023.",
     )
     return 0
 

@@ -92,11 +92,16 @@ def write_pixels(path: Path, shape: tuple[int, ...], dtype: np.dtype, images: It
         if stale.suffix != ".lock":
             stale.unlink(missing_ok=True)
     with written(path, need=math.prod(shape) * dtype.itemsize) as file:
-        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
+        npy_header(file, shape, dtype)
         for image in images:
             # Plain writes: a full disk is an OSError here, but kills the process when a memory map is written.
             file.write(np.ascontiguousarray(image, dtype=dtype).data)
+
+
+def npy_header(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype) -> None:
+    """Begin a .npy file whose numbers are written after this, in C order."""
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
 
 
 def remembered(path: Path, build: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:

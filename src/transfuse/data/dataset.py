@@ -80,6 +80,8 @@ class Dataset:
         info: a `DatasetInfo`.
         targets: `(N,)` int64 class indices, or `(N, C)` float32 with NaN for unlabelled (multilabel).
         sample_ids, patient_ids: N texts each; sample ids are unique.
+        patients_known: whether the files name the patients; if not, each image counts as one, and `patient_ids` are the
+            sample ids.
         parts: `(N,)` "train", "val" or "test" where the source ships an official split, else None.
         exclusions: samples that were left out, with the reason.
         notes: sentences that a report must show.
@@ -94,6 +96,7 @@ class Dataset:
     ) -> None:  # fmt: skip
         self.info, self.targets, self.patient_ids, self.notes = info, targets, patient_ids, notes
         self.sample_ids, self.parts, self.exclusions = records.sample_ids, records.parts, records.exclusions
+        self.patients_known = records.patient_ids is not None
         self.image_hashes, self.white = records.image_hashes, records.white
         self.size, self.mean, self.std = size, mean, std
         self._images, self._fit, self._cache = records.images, fit, cache
@@ -226,7 +229,8 @@ def _finished(
         notes.insert(0, f"{name} is synthetic: drawn by a program, no patient was involved.")
     if records.patient_ids is None:
         notes.append(
-            "Without patient ids each image counts as a patient: images of one patient may fall into different parts."
+            "Without patient ids each image counts as a patient: images of one patient may fall into different parts"
+            f"{f'. Cure: {records.patients_by}' if records.patients_by else ''}."
         )
     if 0 < records.side < size:
         notes.append(f"Images of {records.side} px were enlarged to {size} px: no detail is gained.")

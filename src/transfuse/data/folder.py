@@ -72,6 +72,7 @@ def read_folder(root: Path, *, bad_images: str, fit: str, cache: Path) -> Record
         side=median_side(files_, fit),
         parts=np.array([rows[i][3] for i in good]) if official else None,
         source=f"class folders {root.name}",
+        patients_by="a table (.csv) of these images with a column for the patient, which patient_column: names",
         notes=(
             *positive_note(classes, "by the names of the folders"),
             *file_notes(files_, exclusions, fit, [ids[i] for i in good]),

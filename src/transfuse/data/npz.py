@@ -1,4 +1,7 @@
-"""NPZ files in the layout of MedMNIST: `{train,val,test}_images` and `{train,val,test}_labels`."""
+"""NPZ files in the layout of MedMNIST: `{train,val,test}_images` and `{train,val,test}_labels`.
+
+Beyond it, `{train,val,test}_patients`, or one array `patients` for all images, name the patient of each image.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ import numpy as np
 from transfuse.data.cache import key_of, remembered
 from transfuse.data.catalogue import KnownSet
 from transfuse.data.images import dark_note, white_level
+from transfuse.data.npz_patients import PATIENTS, patient_arrays, patients_of
 from transfuse.data.records import PARTS, Records, listed, positive_note
 from transfuse.errors import DataError
 
@@ -47,10 +51,10 @@ def read_npz(path: Path, *, known: KnownSet | None, fit: str, cache: Path) -> Re
         cache: the folder where labels and hashes are remembered.
 
     Raises:
-        DataError: no such arrays, volumes, labels that fit no task, or a damaged file.
+        DataError: no such arrays, volumes, labels that fit no task, patients of some images only, or a damaged file.
     """
     status = path.stat()
-    store = cache / f"npz-{key_of(2, str(path.absolute()), status.st_size, status.st_mtime_ns)}.npz"
+    store = cache / f"npz-{key_of(3, str(path.absolute()), status.st_size, status.st_mtime_ns)}.npz"
     facts = remembered(store, lambda: _facts(path))
     parts = tuple(part for part in PARTS if f"{part}_labels" in facts)
     tables = [facts[f"{part}_labels"].reshape(len(facts[f"{part}_labels"]), -1) for part in parts]
@@ -85,6 +89,8 @@ def read_npz(path: Path, *, known: KnownSet | None, fit: str, cache: Path) -> Re
         parts=np.concatenate([np.full(len(facts[f"{part}_labels"]), part) for part in parts])
         if len(parts) > 1
         else None,
+        patient_ids=patients_of(facts, path),
+        patients_by=PATIENTS,
         source=f"{path.name}, {height} x {width} pixels" + (" (MedMNIST v2)" if known else ""),
         licence=known.licence if known else "unknown",
         notes=tuple(notes),
@@ -105,6 +111,8 @@ def _facts(path: Path) -> dict[str, np.ndarray]:
             "(and val_..., test_...), the layout of MedMNIST."
         )
     facts: dict[str, np.ndarray] = {}
+    for name in patient_arrays(names, parts, path):
+        facts[name] = next(_chunks(path, name, whole=True))
     shapes, depths = set(), set()
     for part in parts:
         labels = next(_chunks(path, f"{part}_labels", whole=True))
@@ -202,7 +210,8 @@ def _chunks(path: Path, name: str, *, whole: bool = False) -> Iterator[np.ndarra
         with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
             shape, fortran, dtype = _read_header(file)
             if dtype.hasobject:
-                raise DataError(f"{path}: {name} holds Python objects; save plain numbers.")
+                kind = "numbers, or text as np.array(ids, dtype=str)" if "patients" in name else "numbers"
+                raise DataError(f"{path}: {name} holds Python objects; save plain {kind}.")
             rows = max(1, shape[0]) if whole or fortran else _CHUNK
             row_bytes = int(np.prod(shape[1:])) * dtype.itemsize
             for start in range(0, max(1, shape[0]) if whole else shape[0], rows):

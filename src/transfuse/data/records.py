@@ -73,6 +73,7 @@ class Records:
     white: int = 255  # the pixel value that is 1.0
     side: int = 0  # median over images of the side, in stored pixels, of their square; 0: drawn at any size
     patient_ids: tuple[str, ...] | None = None
+    patients_by: str = ""  # without patient_ids: how files of this kind would name the patients, "a table ..."
     parts: np.ndarray | None = None
     source: str = ""
     licence: str = "unknown"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,13 +15,12 @@ from transfuse.data.stratify import nested_groups, stratified_assignment
 from transfuse.errors import DataError, SpecError, nearest
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Generator, Tensor
 
 DUPLICATES = ("note", "raise", "drop")
 OWN_SPLIT = "official_split: false (in Python: official=False)"
 
 
-@final
 class Part:
     """Some samples of a data set, in the order of the data set; a view that copies no pixels.
 
@@ -71,6 +70,26 @@ class Part:
         mean = torch.tensor(self.dataset.mean, dtype=images.dtype, device=images.device).view(1, -1, 1, 1)
         std = torch.tensor(self.dataset.std, dtype=images.dtype, device=images.device).view(1, -1, 1, 1)
         return (images - mean) / std
+
+    def views(
+        self, positions: np.ndarray, views: np.ndarray, augmentation: Callable[[Tensor, Generator], Tensor]
+    ) -> Tensor:
+        """One of the fixed augmented views of each image, normalised, `(n, C, H, W)`.
+
+        A view is a function of the image's place in the data set and of the view's number alone.
+
+        Args:
+            positions: `(n,)` of the images within this part, any order.
+            views: `(n,)` their numbers, 0 or more.
+            augmentation: (images (n, C, H, W) in [0, 1], generator) -> images.
+        """
+        import torch
+
+        drawn = []
+        for image, place, view in zip(self.tensors(positions), self.indices[positions], views, strict=True):
+            seed = int(np.random.SeedSequence((int(place), int(view))).generate_state(1, np.uint64)[0])
+            drawn.append(augmentation(image[None], torch.Generator().manual_seed(seed)))
+        return self.normalise(torch.cat(drawn))
 
     def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Normalised images and targets, in order, every sample once; the last batch may be smaller."""
@@ -172,14 +191,19 @@ def split_by_patient(
     train = np.flatnonzero(part_of_row == "train")
     if train_fraction < 1:
         train = train[np.isin(of_row[train], nested_groups(counts, np.unique(of_row[train]), seed, train_fraction))]
-        notes.append(
-            f"{100 * train_fraction:g} % of the training patients are used: {len(train)} images of "
-            f"{len(np.unique(of_row[train]))} patients."
-        )
+        whose = f" of {len(np.unique(of_row[train]))} patients" if dataset.patients_known else ""
+        who = "patients" if dataset.patients_known else "images"
+        notes.append(f"{100 * train_fraction:g} % of the training {who} are used: {len(train)} images{whose}.")
     val, test = (Part(dataset, np.flatnonzero(part_of_row == name)) for name in PARTS[1:])
     split = Split(Part(dataset, train), val, test, (*dataset.notes, *notes))
+    everyone = np.ones(len(dataset), bool)
+    dealt = everyone if official_parts is None else official_parts == "train"
     for name, part in zip(PARTS, (split.train, val, test), strict=True):
-        _check_classes(name, part, official_parts is not None and name not in lacking)
+        if official_parts is not None and name not in lacking:
+            _check_classes(name, part, everyone, PARTS, OWN_SPLIT + " for a split of your own")
+        else:
+            cure = "another split seed, a larger fraction, merged classes, or more patients"
+            _check_classes(name, part, dealt, ["train", *lacking], cure)
     return split
 
 
@@ -220,30 +244,55 @@ def _without_duplicates(dataset: Dataset, part_of_row: np.ndarray, duplicates: s
     return part_of_row, notes
 
 
-def _check_classes(name: str, part: Part, official: bool) -> None:
-    info, targets = part.dataset.info, part.targets
-    cure = (
-        f"{OWN_SPLIT} for a split of your own"
-        if official
-        else "another split seed, a larger fraction, merged classes, or more patients"
-    )
+def _check_classes(name: str, part: Part, rows: np.ndarray, parts: Sequence[str], cure: str) -> None:
+    """Refuse a part without a class, with a cure that can work.
+
+    Args:
+        name: the part's.
+        part: its samples.
+        rows: `(N,)` the samples that a split of one's own would deal out.
+        parts: the parts that it would deal them out to.
+        cure: what helps where a class has a patient for each of them.
+    """
+    info, targets, everyone = part.dataset.info, part.targets, part.dataset.targets
+    lacking: list[tuple[str, str, np.ndarray]] = []  # what the part has none of, in short, and which samples are of it
     if targets.ndim == 1:
         present = np.bincount(targets, minlength=len(info.classes))
-        absent = [f"no sample of the class {info.classes[k]!r}" for k in np.flatnonzero(present == 0)]
+        for k in np.flatnonzero(present == 0):
+            lacking.append((f"no sample of the class {info.classes[k]!r}", repr(info.classes[k]), everyone == k))
     else:
-        absent = [f"no positive of {info.classes[k]!r}" for k in np.flatnonzero(~(targets == 1).any(axis=0))]
-        absent += [f"no negative of {info.classes[k]!r}" for k in np.flatnonzero(~(targets == 0).any(axis=0))]
-    if absent:
-        everywhere = part.dataset.targets
+        for value, word in ((1, "positive"), (0, "negative")):
+            for k in np.flatnonzero(~(targets == value).any(axis=0)):
+                label = repr(info.classes[k])
+                lacking.append((f"no {word} of {label}", f"{label} ({word}s)", everyone[:, k] == value))
+    if lacking:
         totals = [
-            f"{info.classes[k]!r} "
-            f"{int((everywhere == k).sum() if everywhere.ndim == 1 else (everywhere[:, k] == 1).sum())}"
+            f"{info.classes[k]!r} {int((everyone == k).sum() if everyone.ndim == 1 else (everyone[:, k] == 1).sum())}"
             for k in range(len(info.classes))
         ]
         raise DataError(
-            f"{info.name}: the {name} part ({len(part)} images) has {listed(absent)}; in all parts: "
-            f"{listed(totals)}. Cure: {cure}."
+            f"{info.name}: the {name} part ({len(part)} images) has {listed([what for what, _, _ in lacking])}; in all "
+            f"parts: {listed(totals)}. {_too_few(part.dataset, lacking, rows, parts) or f'Cure: {cure}.'}"
         )
+
+
+def _too_few(
+    dataset: Dataset, lacking: Sequence[tuple[str, str, np.ndarray]], rows: np.ndarray, parts: Sequence[str]
+) -> str:
+    """The classes that no split by patient can put into every part, and what helps; empty if there are none."""
+    patients = np.asarray(dataset.patient_ids)
+    unit = "patient" if dataset.patients_known else "image"
+    few = []
+    for _, label, members in lacking:
+        count = len(np.unique(patients[rows & members]))
+        if count < len(parts):
+            few.append(f"{label} has {count} {unit}{'' if count == 1 else 's'}")
+    if not few:
+        return ""
+    return (
+        f"{listed(few)}, and a split into {', '.join(parts)} takes one for each, so no seed and no fraction helps. "
+        f"Cure: merge such a class with another, leave its images out, or add {unit}s of it."
+    )
 
 
 def _check_fractions(fractions: Sequence[float], train_fraction: float, duplicates: str) -> None:

@@ -109,6 +109,7 @@ def read_table(
         white=white,
         side=median_side(files, fit),
         patient_ids=_patients(frame, where, patient_column) if patient_column else None,
+        patients_by="patient_column: with the table's column that names the patient",
         parts=_parts(frame, where, part_column) if part_column else None,
         source=f"table {where}, label column(s) {', '.join(label_columns)}",
         notes=tuple(notes),

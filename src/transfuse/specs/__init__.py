@@ -3,7 +3,7 @@
 from transfuse.specs.analyses import ANALYSES, AnalysisSpec
 from transfuse.specs.arm import InitSpec
 from transfuse.specs.data import DataSpec
-from transfuse.specs.files import load_study, read_study, read_yaml, study_from, to_yaml
+from transfuse.specs.files import data_from, load_study, read_study, read_yaml, study_from, to_yaml
 from transfuse.specs.model import ModelSpec
 from transfuse.specs.run import NUMERICS_VERSION, RunSpec
 from transfuse.specs.study import SourceSpec, StudySpec
@@ -25,6 +25,7 @@ __all__ = [
     "StudySpec",
     "TrainSpec",
     "TuneSpec",
+    "data_from",
     "load_study",
     "read_study",
     "read_yaml",

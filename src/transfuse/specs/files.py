@@ -15,7 +15,11 @@ from typing import Any
 import yaml
 
 from transfuse.errors import SpecError, nearest
+from transfuse.specs.arm import InitSpec
+from transfuse.specs.data import DataSpec
+from transfuse.specs.model import ModelSpec
 from transfuse.specs.study import StudySpec
+from transfuse.specs.train import OptimizerSpec, ScheduleSpec, StoppingSpec, TrainSpec
 
 
 class _Loader(yaml.SafeLoader):
@@ -146,6 +150,7 @@ _STAND_INS: dict[str, dict[str, Any]] = {
     "arms": {},
     "sources": {"train": {"steps": 1}},
     "analyses": {"what": "knn"},
+    "tune": {"learning_rates": [1e-4, 1e-3]},
     "part of train": {},
 }
 
@@ -153,6 +158,8 @@ _STAND_INS: dict[str, dict[str, Any]] = {
 def _kind(keys: Sequence[str]) -> str:
     """What a study file has at a path, if it is something that a plain one can stand in for."""
     *above, last = keys
+    if not above and last == "tune":
+        return last
     if not above or (len(above) == 2 and above[0] == "sources"):
         of_source = {"model": "models", "init": "arms"} if above else {}
         return last if last in ("data", "train") else of_source.get(last, "")
@@ -232,6 +239,36 @@ def read_study(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any
     return content
 
 
+def data_from(name: str, keys: Mapping[str, Any], overrides: Sequence[str] = ()) -> DataSpec:
+    """What a study would say of its data.
+
+    Args:
+        name: of the data, or the path of a study file (`.yaml`), whose data it is then.
+        keys: keys of `data:`.
+        overrides: more of them as `key=value`, with YAML values; the last word.
+
+    >>> data_from("fundus-phantom", {"size": 32}, ["official_split=false"]).official_split
+    False
+
+    Raises:
+        SpecError: everything that is wrong with them, or with the study file.
+    """
+    of_study = Path(name).suffix.lower() in (".yaml", ".yml")
+    data = read_study(name).get("data") if of_study else {"name": name}
+    if isinstance(data, dict):
+        data |= keys
+        for override in overrides:
+            _override(data, override)
+    content: dict[str, Any] = {  # nothing but the data can be wrong
+        "name": "data",
+        "data": data,
+        "models": {"net": copy.deepcopy(_STAND_INS["models"]) | {"weights": None}},
+        "arms": {"random": {}},
+        "train": copy.deepcopy(_STAND_INS["train"]),
+    }
+    return study_from(content, name).data
+
+
 def to_yaml(study: StudySpec) -> str:
     """Write a study as YAML, without the values that are defaults; `study_from(read_yaml(...))` gives it back."""
     return yaml.dump(_without_defaults(study), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
@@ -270,7 +307,7 @@ def _problems(errors: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """Pydantic's errors as (where, sentence); several about one value that may be of several types become one."""
     own: list[tuple[str, str]] = []
     foreign: dict[str, list[str]] = {}
-    for error in errors:
+    for error in _without_consequences(errors):
         keys, spec = _walk(error["loc"])
         path = ".".join(keys)
         refusal = error.get("ctx", {}).get("error")
@@ -279,6 +316,27 @@ def _problems(errors: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
         else:
             foreign.setdefault(path, []).append(_sentence(error, path, spec))
     return [(path.rpartition(".")[0], _merge(found)) for path, found in foreign.items()] + own
+
+
+def _without_consequences(errors: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Less those that are no mistake of their own.
+
+    Of a key that takes a word or a mapping (`tune`), that a mapping is no such word; of a key that is misspelled, that
+    it is missing.
+    """
+    misspelled = [_walk(error["loc"])[0] for error in errors if error["type"] == "unexpected_keyword_argument"]
+    kept = []
+    for error in errors:
+        keys, owner = _walk(error["loc"])
+        if len(keys) < len(error["loc"]) and error["type"] == "literal_error" and isinstance(error["input"], dict):
+            continue
+        if error["type"] == "missing" and dataclasses.is_dataclass(owner):
+            names = [entry.name for entry in dataclasses.fields(owner)]
+            beside = [key[-1] for key in misspelled if key[:-1] == keys[:-1]]
+            if any(f"did you mean {keys[-1]!r}?" in nearest(key, names) for key in beside):
+                continue
+        kept.append(error)
+    return kept
 
 
 def _walk(loc: Sequence[str | int]) -> tuple[list[str], Any]:
@@ -295,7 +353,10 @@ def _walk(loc: Sequence[str | int]) -> tuple[list[str], Any]:
         elif dataclasses.is_dataclass(kind) or choices:
             owner = kind if dataclasses.is_dataclass(kind) else choices[0]
             if str(key) == owner.__name__:
+                kind = owner
                 continue  # the branch of a union, which nobody wrote
+            if re.fullmatch(r"literal\[.*\]", str(key)):
+                break  # another branch
             kind = typing.get_type_hints(owner).get(str(key))
         elif isinstance(key, int):
             owner, kind = None, None
@@ -314,13 +375,37 @@ def _sentence(error: Mapping[str, Any], path: str, owner: Any) -> str:
         return f"{path}: missing; it has no default{_example(path)}"
     if error["type"] == "unexpected_keyword_argument":
         names = [entry.name for entry in dataclasses.fields(owner)] if owner else []
-        return f"{path}: unknown key; {nearest(key, names)}"
+        return f"{path}: unknown key; {_elsewhere(key, owner, names)}{nearest(key, names)}"
     if error["type"] == "literal_error":
         names = re.findall(r"'([^']*)'", error["ctx"]["expected"])
+        if path == "tune":
+            return f"{path}: {value!r} is unknown; expected {' or '.join(names)}, or{_example(path)[6:]}"
         return f"{path}: {value!r} is unknown; {nearest(str(value), names)}"
     expected = _EXPECTED.get(error["type"]) or error["msg"].removeprefix("Input should be ").replace("valid ", "")
     shown = "nothing" if value is None else json.dumps(value) if isinstance(value, dict | list) else repr(value)
     return f"{path}: expected {expected}{_example(path) if expected in _OPAQUE else ''}, found {shown}"
+
+
+def _elsewhere(key: str, owner: Any, names: Sequence[str]) -> str:
+    """Where a key belongs that is none here, and is no misspelling of one; empty where it belongs nowhere."""
+    homes = {
+        "the study itself": StudySpec,
+        "data": DataSpec,
+        "models.<name>": ModelSpec,
+        "arms.<name>": InitSpec,
+        "train": TrainSpec,
+        "train.optimizer": OptimizerSpec,
+        "train.schedule": ScheduleSpec,
+        "train.stopping": StoppingSpec,
+    }
+    if key in ("name", "seed") or "did you mean" in nearest(key, names):
+        return ""
+    found = [
+        where
+        for where, spec in homes.items()
+        if spec is not owner and key in {entry.name for entry in dataclasses.fields(spec)}
+    ]
+    return f"it is a key of {' and of '.join(found)}, give it there. " if found else ""
 
 
 _EXPECTED = {
@@ -346,7 +431,9 @@ _EXAMPLES = {
     "arms": "{random: {}, pretrained: {depth: all}}",
     "arms.*": "{depth: all}",
     "overrides": "{conv1: gabor}",
-    "tune": "[layer1]",
+    "tune": "{learning_rates: [1e-4, 3e-4, 1e-3]}",
+    "arms.*.tune": "[layer1]",
+    "learning_rates": "[1e-4, 3e-4, 1e-3]",
     "train": "{epochs: 20}",
     "optimizer": "{learning_rate: 1e-4}",
     "schedule": "{name: step, milestones: [30, 60]}",

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from transfuse.specs import DataSpec, StudySpec, TrainSpec
+from transfuse.study.few_patients import few_patients_note
 
 if TYPE_CHECKING:
     from transfuse.data import Split
@@ -28,6 +29,8 @@ def setting_notes(study: StudySpec, splits: Mapping[DataSpec, Split]) -> list[st
             notes += [f"{path}data: {note}" for note in split.notes]
             notes += _of_few_images(f"{path}data", split)
         notes += _of_training(f"{path}train", train, len(split.train))
+    if few := few_patients_note(study, splits[study.data].test):
+        notes.append(f"margin: {few}")
     if len(study.seed_list) == 1:
         notes.append("seeds: with one training an arm, chance in training cannot be told from the arm; give 3 or more")
     return list(dict.fromkeys(notes))

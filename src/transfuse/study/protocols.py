@@ -27,7 +27,7 @@ class Protocol(NamedTuple):
 
 PROTOCOLS = (
     Protocol("random init", "arms: {random: {}}", f"{T}, {M}; which distribution: `random:`"),
-    Protocol("full fine-tuning, WT", "arms: {pretrained: {depth: all}}", "all four papers"),
+    Protocol("full fine-tuning, WT", "arms: {pretrained: {depth: all}}", "all the papers"),
     Protocol(
         "Mean Var init of the weights",
         "arms: {mean_var: {rest: mean_var, biases: random}}",

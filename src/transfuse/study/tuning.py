@@ -70,6 +70,28 @@ def _choice(model: str, arm: str, trials: list[tuple[float, RunRecord]]) -> Choi
     return Choice(model, arm, rate, values, monitor)
 
 
+def still_to_name(study: StudySpec, runs: Iterable[Mapping[str, Any]]) -> int:
+    """How many runs will be named once the trials among `runs` have ended: those at the rates that are chosen then.
+
+    Arms that are tried in the same runs come to the same runs.
+
+    Args:
+        study: the study, without an arm that says `every`.
+        runs: what is known of it so far, as tables name it.
+    """
+    grid, rows = tuned(study), list(runs)
+    if grid is None:
+        return 0
+    chosen = {(row["model"], row["arm"]) for row in rows if row["role"] == "arm"}
+    trials: dict[tuple[str, str], set[str]] = {}
+    for row in rows:
+        if row["role"] == "trial" and (row["model"], row["arm"]) not in chosen:
+            trials.setdefault((row["model"], row["arm"]), set()).add(row["run_id"])
+    seeds = len(study.seed_list)
+    each = seeds - min(grid.seeds, seeds) + seeds * len(study.smaller_data)
+    return each * len({frozenset(tried) for tried in trials.values()})
+
+
 def tuned(study: StudySpec) -> TuneSpec | None:
     """The grid of a study; None where rates are as its file says."""
     return None if isinstance(study.tune, str) else study.tune
