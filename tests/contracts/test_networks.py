@@ -13,6 +13,8 @@ from torch import nn
 from transfuse.errors import BlocksError
 from transfuse.models import LEVELS, Blocks, blocks_of, create_model, list_models
 from transfuse.models.blocks import family_of
+from transfuse.models.published import PUBLISHED_NETWORKS
+from transfuse.models.resnet_cifar import RESIDUALS
 from transfuse.models.torchvision_operators import declare_operators
 
 CBR = ["cbr_large_t", "cbr_large_w", "cbr_small", "cbr_tiny", "cbr_tiny_table1", "cbr_demo"]
@@ -31,6 +33,7 @@ SLOW = [
     *("resnet34", "resnet101", "resnet152", "resnet18_cifar", "torchvision/resnet50", "densenet169", "densenet201"),
     *("densenet264d", "vgg19", "vgg16_bn", "torchvision/vgg19_bn", "deit_small_patch16_224", "deit_base_patch16_224"),
     *("deit_small_distilled_patch16_224", "deit_base_distilled_patch16_224", "vit_base_patch16_224"),
+    "vit_small_patch16_224",
     *("vit_small_patch14_dinov2", "vit_base_patch16_siglip_224", "vit_medium_patch16_reg4_gap_256"),
     *(
         "vit_base_patch16_clip_224",
@@ -140,6 +143,30 @@ def running(path: str, position: dict[str, int]) -> str:
         assert path, "these weights are never used"
         path = path.rpartition(".")[0]
     return path
+
+
+SHIPPED = {name for networks in PUBLISHED_NETWORKS if networks.spatial_dims == 2 for name in networks.names}
+ELSEWHERE = {"resnet50_tfslim_v1", "resnet50_tfslim_v2", *RESIDUALS, "unet_resnet34"}  # in test_networks_blocks.py
+
+
+def test_every_network_that_is_shipped_is_under_test() -> None:
+    assert {*CBR, *RESNETS, *MOBILE, *INCEPTION, *DENSE, *VGG, *TRANSFORMERS, *SLOW, *ELSEWHERE} >= SHIPPED
+
+
+@pytest.mark.parametrize("name", sorted(SHIPPED.intersection(SLOW)))
+def test_the_larger_networks_that_are_shipped_are_a_partition_at_every_level(name: str) -> None:
+    """Their forward passes and cuts are in the exhaustive suite."""
+    model = network(name)
+    keys = list(model.state_dict())
+    assert levels_of(name) == next(n.levels for n in PUBLISHED_NETWORKS if name in n.names)
+    for level in levels_of(name):
+        blocks = cut(name, level)
+        assert {blocks.owner(key) for key in keys} == {*blocks.names, "head"}
+        assert (name, level) not in PUBLISHED_COUNTS or PUBLISHED_COUNTS[name, level] == sum(
+            level == "wt-st" or not block.stays for block in blocks
+        )
+        assert len(set(blocks.names)) == len(blocks) > 1
+        assert list(dict.fromkeys(blocks.depth(block) for block in blocks.names)) == list(range(1, len(blocks) + 1))
 
 
 @pytest.mark.parametrize(("name", "level"), CASES)

@@ -323,8 +323,8 @@ def test_tied_weights_are_drawn_once() -> None:
 
 def test_tied_weights_cannot_have_two_treatments() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.Linear(4, 4))
-    source = trained(model)
     model[2].weight = model[0].weight
+    source = trained(model)
     blocks = blocks_of(model)
     with pytest.raises(
         TransferError,
@@ -338,6 +338,7 @@ def test_tied_weights_cannot_have_two_treatments() -> None:
     }
     initialise_(model, blocks, source=source, depth="all")
     model[3].weight = model[0].weight
+    source = trained(model)
     with pytest.raises(TransferError, match=r"transferred in '0' and fresh in 'head'.*'3.weight': 'transfer'"):
         initialise_(model, blocks, source=source, depth="all")
 

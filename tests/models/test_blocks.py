@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import re
 import textwrap
 from collections import OrderedDict
 from dataclasses import replace
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from torch import nn
 
 from transfuse.errors import BlocksError
 from transfuse.models import Block, Blocks, blocks_of, check_blocks, create_model
+from transfuse.models import blocks as blocks_module
 from transfuse.models.architectures import FAMILIES, Each, Family, Rule
 from transfuse.models.blocks import BY_HAND, family_of
 from transfuse.models.torchvision_operators import declare_operators
@@ -35,6 +38,10 @@ DENSENET_CUTS = {
         "features.transition3": 11_110_528, "features.denseblock4": 18_089_088, "features.norm5": 18_092_928,
     },
 }  # fmt: skip
+
+
+# Files that write out a network of this project.
+OWN_NETWORKS = ("cbr", "resnet_tfslim", "resnet_cifar", "networks_3d", "unet")
 
 
 def parameters_up_to(model: nn.Module, blocks: Blocks) -> dict[str, int]:
@@ -241,6 +248,17 @@ def test_a_new_family_of_timm_costs_one_table_entry(monkeypatch: pytest.MonkeyPa
     assert layers.owner("blocks.11.attn.relative_position_bias_table") == layers.owner("blocks.11.gamma_1")
     with pytest.raises(BlocksError, match="'wt-st' is not defined for the beit family"):
         blocks_of(model, "wt-st")
+
+
+def test_no_table_of_names_is_kept_outside_of_the_architectures() -> None:
+    source = Path(blocks_module.__file__).parents[1]
+    names = ("patch_embed", "cls_token", "pos_embed", "num_prefix_tokens", "window_size", "maxpool", "gamma_1", "qkv")
+    strings = re.compile("|".join(rf"""["']{name}["']|\.{name}\b""" for name in names))
+    for folder in ("models", "inits"):
+        for file in sorted((source / folder).rglob("*.py")):
+            if "architectures" not in file.parts and file.stem not in OWN_NETWORKS:
+                code = re.sub(r'(?s)""".*?"""|#[^\n]*|from [^\n]* import ', "", file.read_text(encoding="utf-8"))
+                assert not strings.findall(code), file
 
 
 def test_what_a_table_entry_forgets_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,12 @@ from transfuse.models import create_model, list_models
     ("arguments", "message"),
     [
         ({"name": "resnet5O"}, r"Unknown network 'resnet5O': did you mean 'resnet5[06]'\? Choices: .*resnet50, "),
+        ({"name": "DeiT-S"}, r"'DeiT-S': did you mean 'deit_small_patch16_224'\?.*`transfuse show models` lists"),
+        (
+            {"name": "deit_small"},
+            r"did you mean 'deit_small_patch16_224'\? Choices: deit_small_patch16_224, deit_small",
+        ),
+        ({"name": "ResNet50"}, r"did you mean 'resnet50'\?"),
         ({"name": "resnet1OO"}, r"Unknown network 'resnet1OO': did you mean 'resnet1.*'package.module:function'"),
         ({"name": "unet_resnet43"}, r"did you mean 'unet_resnet34'"),
         ({"name": "resnet50_tfslim"}, r"did you mean 'resnet50_tfslim_v[12]'.*resnet50_tfslim_v1, "),

@@ -125,7 +125,7 @@ def test_mode_gradients_and_the_global_generator_stay() -> None:
     assert [parameter.requires_grad for parameter in model.parameters()] == frozen
     assert not any(module._forward_pre_hooks for module in model.modules())
     assert all(parameter.grad is None for parameter in model.parameters())
-    with pytest.raises(RuntimeError):
+    with pytest.raises(TransferError, match=r"does not take images of shape \(1, 5, 8, 8\)"):
         recalibrate_(model, [torch.zeros(1, 5, 8, 8)])  # wrong number of channels: everything is put back too
     assert [module.training for module in model.modules()] == modes
     assert not any(module._forward_pre_hooks for module in model.modules())
@@ -159,6 +159,23 @@ class WithUnusedBranch(nn.Module):
         (nn.Sequential(OrderedDict(n=nn.BatchNorm2d(3, affine=False))), [pictures()], r"n: batch norm without scale"),
         (nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False)), [pictures()], r"0: .*track_running_stats=False"),
         (nn.Sequential(nn.BatchNorm2d(3)), [], r"There are no images to measure .* at least one batch"),
+        (
+            nn.Sequential(nn.BatchNorm2d(3)),
+            pictures(),
+            r"images is a Tensor; expected batches: \[images\] or a DataLoad",
+        ),
+        (nn.Sequential(nn.BatchNorm2d(3)), 3, r"images is a int; expected batches"),
+        (
+            nn.Sequential(nn.BatchNorm2d(3)),
+            [pictures().numpy()],
+            r"a batch that is a ndarray, expected a tensor .*torch.from_numpy\(array\)",
+        ),
+        (nn.Sequential(nn.BatchNorm2d(3)), [("a", 1)], r"a batch that is a tuple of str, expected a tensor"),
+        (
+            nn.Sequential(nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3)),
+            [pictures()[:, :1]],
+            r"does not take images of shape \(\d+, 1, \d+, \d+\) and type torch.float32 \(.*its number of channels",
+        ),
         (nn.Sequential(nn.BatchNorm2d(3)), [pictures() / 0], r"inputs of 1 batch-norm layers are NaN .*first of '0'"),
     ],
 )

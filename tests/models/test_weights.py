@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import pickle
+import posix
 import socket
 from pathlib import Path
 
@@ -222,6 +223,30 @@ def test_the_refusal_says_what_the_pickle_wants(tmp_path: Path) -> None:
     assert "GLOBAL" in str(caught.value)
     assert "\x1b" not in str(caught.value)
     assert "two options" not in str(caught.value)
+
+
+class Blocked:
+    """What torch refuses by the module that it comes from, in other words than other functions."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return posix.system, ("true",)
+
+
+def test_the_refusal_names_a_function_of_a_blocked_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save({"state_dict": Blocked()}, tmp_path / "evil.pth")
+    with pytest.raises(
+        TransferError,
+        match=r"is refused \(Trying to load unsupported GLOBAL posix.system whose module posix is blocked\)",
+    ):
+        read_weights(tmp_path / "evil.pth")
+    message = "Weights only load failed. In PyTorch 2.6, we changed the default value of `weights_only`.\nRe-run it."
+
+    def refuse(*arguments: object, **named: object) -> None:
+        raise pickle.UnpicklingError(message)
+
+    monkeypatch.setattr(torch, "load", refuse)
+    with pytest.raises(TransferError, match=r"is refused \(torch does not say of what\)"):
+        read_weights(tmp_path / "evil.pth")
 
 
 @pytest.mark.usefixtures("offline")

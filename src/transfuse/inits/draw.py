@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from transfuse.errors import TransferError
 from transfuse.inits.gabor import gabor_
 from transfuse.inits.plan import Entry
-from transfuse.inits.roles import IDENTITY, LAYERS, POSITIONS, TOKENS
+from transfuse.inits.roles import IDENTITY, LAYERS
 from transfuse.inits.schemes import RANDOM, RESAMPLED, given
 from transfuse.inits.starts import Starts
+from transfuse.models.architectures.parameter_names import POSITIONS, TOKENS
 from transfuse.models.draws import fresh_linear_, generator_of
 
 LARGE = 50_000  # elements of a tensor that is worth a thread of its own
@@ -124,7 +125,8 @@ def _fill(entry: Entry, tensor: Tensor, source: Tensor | None, starts: Starts, s
     if reset is None:
         raise TransferError(
             f"Nothing is known about how {entry.name!r} of a {type(entry.module).__name__} starts at random: transfer "
-            f"its block, or say how with overrides={{{entry.name!r}: 'mean_var'}}."
+            f"its block, or say how with overrides={{{entry.name!r}: 'mean_var'}}. A parametrised layer (weight_norm) "
+            "is initialised before it is parametrised."
         )
     return _copied(tensor, reset)
 

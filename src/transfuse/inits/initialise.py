@@ -81,7 +81,8 @@ def initialise_(
         seed: of every draw, a whole number.
 
     Raises TransferError for an unknown option, a seed that is no whole number, a source that does not fit (listing both
-    sides), is missing or unused, tied weights that would have two treatments, and a network with adapters.
+    sides), is missing or unused, tied weights that would have two treatments or two values, and a network with
+    adapters. Raises BlocksError for blocks that are none of this network's.
 
     >>> from transfuse.models.blocks import blocks_of
     >>> from transfuse.models.create import create_model
@@ -120,13 +121,14 @@ def initialise_(
         first_layer=first_layer,
         identity_statistics="accept" if norm == "recalibrate" else identity_statistics,
     )
+    _check_tied_source(entries, target, matched.tensors)
     planned = fills(entries, target, matched.tensors, seed, GaborLike(gabor_scale, default_random(model)))
     before = {name: tensor.clone() for name, tensor in target.items()} if images is not None else {}
     fill_(planned)
-    measured: tuple[str, ...] = ()
+    measured: set[nn.Module] = set()
     if images is not None:
         try:
-            measured = recalibrate_(model, images)
+            measured = {model.get_submodule(path) for path in recalibrate_(model, images)}
         except BaseException:
             model.load_state_dict(before)
             raise
@@ -135,7 +137,7 @@ def initialise_(
         TensorTransfer(
             entry.name,
             entry.block,
-            "recalibrated" if _is_measured(entry, measured) else entry.treatment,
+            "recalibrated" if entry.module in measured and entry.leaf != "num_batches_tracked" else entry.treatment,
             target[entry.name].numel(),
             entry.name in parameters,
         )
@@ -183,6 +185,22 @@ def _check_tied(entries: Sequence[Entry], target: Mapping[str, Tensor]) -> None:
             )
 
 
+def _check_tied_source(entries: Sequence[Entry], target: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    """Raises TransferError for one tensor of two names, for which the source has two values."""
+    seen: dict[tuple[int, torch.Size], str] = {}
+    for entry in entries:
+        name, tensor = entry.name, target[entry.name]
+        if not entry.draws_on_source or not tensor.numel():
+            continue
+        first = seen.setdefault((tensor.data_ptr(), tensor.shape), name)
+        if first != name and not torch.equal(tensors[first], tensors[name]):
+            raise TransferError(
+                f"{first!r} and {name!r} are one tensor in this network (tied weights) and two that differ in the "
+                "source, of which one would be lost. Give the source of a network that is tied alike, or untie this "
+                "one."
+            )
+
+
 def _needed(source: Mapping[str, Tensor] | None, entries: Sequence[Entry]) -> list[str]:
     """The entries that want a tensor of the source; raises TransferError if it is missing, unused or no state dict."""
     needed = [entry.name for entry in entries if entry.draws_on_source]
@@ -208,7 +226,3 @@ def _origin(source: Mapping[str, Tensor] | None) -> tuple[str | None, str | None
     if isinstance(source, Weights):
         return source.name, source.sha256, source.licence
     return (None if source is None else "state dict"), None, None
-
-
-def _is_measured(entry: Entry, layers: Sequence[str]) -> bool:
-    return entry.name.rpartition(".")[0] in layers and entry.leaf != "num_batches_tracked"

@@ -21,6 +21,7 @@ from transfuse.inits.schemes import (
 )
 from transfuse.models.blocks import Blocks, family_of, is_under
 from transfuse.models.matching import first_convolution
+from transfuse.models.modules import modules_of, nearest_name
 
 _FOR_NORMS = ("transfer", *RESAMPLED, "identity")
 _FOR_OTHERS = ("transfer", *RANDOM, *RESAMPLED, "gabor")
@@ -97,7 +98,7 @@ def plan(
     """
     paths = _sorted_overrides(model, blocks, overrides)
     prefix = set(blocks.names[:depth])
-    modules = dict(model.named_modules())
+    modules = modules_of(model)
     default = default_random(model)
     norms = {path for path in paths if holds_only_norms(model, blocks, path)}
     entries = []
@@ -132,23 +133,28 @@ def _scheme(role: Role, owner: str, below: bool, options: Options) -> str:
 
 def _sorted_overrides(model: nn.Module, blocks: Blocks, overrides: Mapping[str, str]) -> dict[str, str]:
     """The overrides by path, the longest first, each of them checked; Gabor filters by the parameter's own name."""
-    known = {*blocks.names, *(name for name, _ in model.named_modules()), *model.state_dict()} - {""}
-    checked = {}
+    if not isinstance(overrides, Mapping):
+        raise TransferError(
+            f"overrides is {overrides!r}; expected {{block, module or parameter: scheme}}, such as "
+            f"{{{blocks.names[0]!r}: 'mean_var'}}."
+        )
+    known = dict.fromkeys([*blocks.names, *modules_of(model), *model.state_dict()])
+    checked: dict[str, str] = {}
     for path, scheme in overrides.items():
-        if path not in known:
-            raise TransferError(
-                f"overrides: the network has no block, module or parameter {path!r}, {nearest(path, known)}"
-            )
+        if not path or path not in known:
+            first = first_convolution(model) if scheme == "gabor" else ""
+            cure = f"the first convolution of this network is {first!r}" if first else nearest_name(path, known)
+            raise TransferError(f"overrides: the network has no block, module or parameter {path!r}, {cure}")
         valid = _FOR_NORMS if holds_only_norms(model, blocks, path) else _FOR_OTHERS
         if scheme not in valid:
             raise TransferError(f"overrides: {path!r} cannot be {scheme!r}, {nearest(scheme, valid)}")
-        checked[_gabor_weight(model, blocks, path) if scheme == "gabor" else path] = scheme
+        checked |= dict.fromkeys(_gabor_weights(model, blocks, path) if scheme == "gabor" else [path], scheme)
     return dict(sorted(checked.items(), key=lambda item: (-item[0].count("."), item[0] in blocks.names)))
 
 
 def holds_only_norms(model: nn.Module, blocks: Blocks, path: str) -> bool:
     """Whether all that a block, module or parameter holds is treated as the option `norm` says."""
-    modules = dict(model.named_modules())
+    modules = modules_of(model)
     owned = [
         name
         for name in model.state_dict()
@@ -157,25 +163,24 @@ def holds_only_norms(model: nn.Module, blocks: Blocks, path: str) -> bool:
     return bool(owned) and all(role_of(modules[name.rpartition(".")[0]], name) in ("norm", "scale") for name in owned)
 
 
-def _gabor_weight(model: nn.Module, blocks: Blocks, path: str) -> str:
-    """The weight that an override `{path: gabor}` means: the first convolution's, if it is the only layer there."""
+def _gabor_weights(model: nn.Module, blocks: Blocks, path: str) -> list[str]:
+    """The weight, by its names, that `{path: gabor}` means: the first convolution's, if it is the only layer there."""
     first = first_convolution(model)
     state = model.state_dict()
-    modules = dict(model.named_modules())
+    modules = modules_of(model)
     there = [
         name
         for name in state
         if (is_under(name, path) or blocks.owner(name) == path)
         and role_of(modules[name.rpartition(".")[0]], name) == "weight"
     ]
-    weight = f"{first}.weight"
-    kernel = tuple(state[weight].shape[2:]) if first else ()
+    kernel = tuple(state[f"{first}.weight"].shape[2:]) if first else ()
     square = len(kernel) == 2 and kernel[0] == kernel[1] and isinstance(modules[first], nn.Conv2d)
-    if there != [weight] or not square:
+    if not there or not square or any(modules[name.rpartition(".")[0]] is not modules[first] for name in there):
         what = f"that is {first!r} with a kernel of {' x '.join(map(str, kernel))}" if first else "it has none"
         cure = f"give overrides={{{first!r}: 'gabor'}}" if square else "leave 'gabor' out for this network"
         raise TransferError(
             f"overrides: {path!r} cannot be 'gabor': Gabor filters are for the network's first 2D convolution with a "
             f"square kernel alone ({what}): {cure}."
         )
-    return weight
+    return there

@@ -6,6 +6,8 @@ from typing import Literal
 
 from torch import nn
 
+from transfuse.models.architectures.parameter_names import LAYER_SCALES, POSITIONS, TOKENS
+
 Role = Literal["weight", "bias", "norm", "scale", "embedding", "other", "buffer"]
 
 LAYERS = (
@@ -16,15 +18,6 @@ NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 # Identity of a normalisation layer (INIT-7).
 IDENTITY = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0, "num_batches_tracked": 0.0}
-
-# What networks call a learned scale of one number a channel: of a residual branch, and of the weights of a convolution
-# without a norm (timm's NFNets).
-LAYER_SCALES = ("gamma", "gamma_1", "gamma_2", "layer_scale", "scale", "gain", "skipinit_gain")
-
-# Learned inputs and offsets of attention, and the standard deviation with which timm's ViT, DeiT and Swin start them:
-# tokens from N(0, 1e-6^2), the others from a truncated normal distribution.
-TOKENS = {"cls_token": 1e-6, "reg_token": 1e-6, "mask_token": 1e-6}
-POSITIONS = {"dist_token": 0.02, "pos_embed": 0.02, "relative_position_bias_table": 0.02, "latent": 0.02}
 
 
 def role_of(module: nn.Module, name: str) -> Role:

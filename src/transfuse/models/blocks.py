@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import overload
 
+import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from transfuse.errors import BlocksError, nearest
-from transfuse.models.architectures import FAMILIES, Each, Family, Rule
-from transfuse.models.generic import generic_blocks
+from transfuse.models.architectures import FAMILIES, Family
+from transfuse.models.architectures.expand import expanded
+from transfuse.models.generic import generic_blocks, order_of_runs
+from transfuse.models.modules import is_empty, modules_of, nearest_name, wrapped_under
 
 LEVELS = ("stage", "block", "layer", "wt-st")
 
@@ -53,6 +56,12 @@ class Block:
 class Blocks:
     """The ordered blocks of a network at one level, and its head.
 
+    Args:
+        level: one of LEVELS.
+        items: the blocks, from the image to the head.
+        head: the modules of the classifier.
+        in_order: set where a check has shown that they stand in the order of the forward pass; not to be given.
+
     >>> blocks = Blocks("stage", (Block("a", ("0",), "0"), Block("b", ("2",), "3"), Block("c", ("4",), "4")), ("6",))
     >>> blocks.names, len(blocks), blocks.owner("2.weight"), blocks.owner("6.bias")
     (('a', 'b', 'c'), 3, 'b', 'head')
@@ -63,6 +72,7 @@ class Blocks:
     level: str
     items: tuple[Block, ...]
     head: tuple[str, ...]
+    in_order: bool = field(default=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -150,7 +160,7 @@ def blocks_of(model: nn.Module, level: str = "stage") -> Blocks:
     """
     if level not in LEVELS:
         raise BlocksError(f"Unknown level {level!r}: {nearest(level, LEVELS)}")
-    if inside := _wrapped(model):
+    if inside := wrapped_under(model):
         raise BlocksError(
             f"{type(model).__name__} is no network but stands round one, whose names and draws would be others: give "
             f"the network inside, model.{inside}. What is done to that is done to the wrapped one."
@@ -166,9 +176,13 @@ def blocks_of(model: nn.Module, level: str = "stage") -> Blocks:
             f"{', '.join(defined)}. Level 'stage' or 'block' with rest='mean_var' does the same on its own blocks."
         )
     if family:
-        modules = dict(model.named_modules())
+        modules = modules_of(model)
         known = {*modules, *model.state_dict()}
-        items = tuple(block for rule in family.levels[level] for block in _expand(modules, known, rule))
+        items = tuple(
+            Block(found.name, found.paths, found.output, found.cut, found.stays)
+            for rule in family.levels[level]
+            for found in expanded(rule, modules, known)
+        )
         head = family.head
     else:
         parts = generic_blocks(model, nested=level != "stage")
@@ -179,34 +193,51 @@ def blocks_of(model: nn.Module, level: str = "stage") -> Blocks:
             )
         items = tuple(Block(part.name, part.paths, part.output) for part in parts.items)
         head = parts.head
-    return check_blocks(model, _present(model, Blocks(level, items, head)))
+    # A family's order is its table's, and others were proven or run so by construction.
+    return check_blocks(model, _present(model, Blocks(level, items, head, in_order=True)))
 
 
 def check_blocks(model: nn.Module, blocks: Blocks) -> Blocks:
     """Returns `blocks` if they are a complete partition of the model's state dict, else raises BlocksError.
 
-    For blocks given by hand: names are unique, every path and output is in the network, and each entry of the state
-    dict has exactly one owner; the message names the orphans.
+    For blocks given by hand: names are unique, every path and output is in the network, each entry of the state dict
+    has exactly one owner (the message names the orphans), and the blocks stand in the order in which a forward pass
+    without data ends them. Where such a pass fails, their order is believed.
     """
+    if not isinstance(blocks, Blocks):
+        raise BlocksError(
+            f"blocks is {blocks!r}; expected Blocks, as blocks_of(model) gives them for networks that are known.\n"
+            f"{BY_HAND}"
+        )
+    if lazy := [name for name, tensor in model.state_dict(keep_vars=True).items() if is_lazy(tensor)]:
+        raise BlocksError(
+            f"{len(lazy)} tensors have no shape yet ({_some(lazy)}), for their modules are lazy: run the network once "
+            "on a batch of images, then ask again."
+        )
     problems = []
     names = (*blocks.names, "head")
     if twice := sorted({name for name in names if names.count(name) > 1}):
         problems.append(f"names used twice: {', '.join(twice)}")
-    modules = dict(model.named_modules())
+    modules = modules_of(model)
     keys = list(model.state_dict())
-    known = {*modules, *keys}
+    known = dict.fromkeys([*modules, *keys])
     for block in blocks:
         problems += [
-            f"block {block.name!r}: the network has no module or parameter {path!r}, {nearest(path, known, most=4)}"
+            f"block {block.name!r}: the network has no module or parameter {path!r}, "
+            f"{nearest_name(path, known, most=4)}"
             for path in block.paths
             if path not in known
         ]
         if block.output not in modules:
             problems.append(
                 f"block {block.name!r}: its output {block.output!r} is no module, "
-                f"{nearest(block.output, modules, most=4)}"
+                f"{nearest_name(block.output, modules, most=4)}"
             )
-    problems += [f"the network has no head {path!r}" for path in blocks.head if path not in known]
+    problems += [
+        f"the network has no head {path!r}, {nearest_name(path, known, most=4)}"
+        for path in blocks.head
+        if path not in known
+    ]
     claims: dict[str, dict[str, None]] = {}
     for name, paths in (*((block.name, block.paths) for block in blocks), ("head", blocks.head)):
         for path in paths:
@@ -224,7 +255,26 @@ def check_blocks(model: nn.Module, blocks: Blocks) -> Blocks:
         raise BlocksError(
             f"The blocks at level {blocks.level!r} do not cover this {type(model).__name__}:{listed}\n{BY_HAND}"
         )
-    return blocks
+    if not blocks.in_order and (found := _other_order(model, blocks)):
+        raise BlocksError(
+            f"The blocks at level {blocks.level!r} are given in the order {', '.join(blocks.names)}, and a forward "
+            f"pass through this {type(model).__name__} ends them in the order {', '.join(found)}: list them so, for a "
+            "depth counts them from the image on."
+        )
+    return blocks if blocks.in_order else replace(blocks, in_order=True)
+
+
+def _other_order(model: nn.Module, blocks: Blocks) -> list[str]:
+    """The names of the blocks as they end in a forward pass, if that is another order; empty where none can tell."""
+    try:
+        with torch.random.fork_rng(devices=[]):
+            runs = order_of_runs(model, [block.output for block in blocks])
+    except BlocksError:
+        return []
+    last = {output: place for place, output in enumerate(runs)}  # a module that runs again ends with its last run
+    ran = [block for block in blocks if block.output in last]
+    found = sorted(ran, key=lambda block: last[block.output])
+    return [block.name for block in found] if found != ran else []
 
 
 def _some(names: list[str], most: int = 8) -> str:
@@ -244,62 +294,14 @@ def _told(model: nn.Module, blocks: object, level: str) -> Blocks:
 
 def _present(model: nn.Module, blocks: Blocks) -> Blocks:
     """The blocks of which more than `nn.Identity` is there: a truncated network keeps its names, not its blocks."""
-    modules = dict(model.named_modules())
+    modules = modules_of(model)
     items = tuple(
-        block for block in blocks if not all(path in modules and _empty(modules[path]) for path in block.paths)
+        block for block in blocks if not all(path in modules and is_empty(modules[path]) for path in block.paths)
     )
-    return Blocks(blocks.level, items, blocks.head)
-
-
-def _empty(module: nn.Module) -> bool:
-    """Whether a module is `nn.Identity`, or holds nothing else."""
-    if isinstance(module, nn.Identity):
-        return True
-    children = list(module.children())
-    own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-    return bool(children) and not own and all(_empty(child) for child in children)
-
-
-def _wrapped(model: nn.Module) -> str:
-    """The name under which torch.compile, DataParallel or DistributedDataParallel keep a network, "" for others."""
-    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        return "module"
-    return "_orig_mod" if "_orig_mod" in model._modules else ""
+    return replace(blocks, items=items)
 
 
 def family_of(model: nn.Module) -> Family | None:
     """The family of networks that a network is recognised to belong to, None for any other."""
-    modules = {name for name, _ in model.named_modules()}
-    return next((family for family in FAMILIES if modules.issuperset(family.recognised_by)), None)
-
-
-def _expand(modules: dict[str, nn.Module], known: set[str], rule: Rule | Each) -> Iterator[Block]:
-    """The blocks of a rule: paths that the network lacks are left out, and a block without any."""
-    if isinstance(rule, Each):
-        for module in _matching(modules, rule.modules):
-            for inner in rule.rules:
-                yield from _expand(modules, known, _within(inner, module))
-        return
-    for name in _matching(modules, rule.name):
-        if paths := tuple(path for path in rule.paths or (name,) if path in known):
-            yield Block(name, paths, rule.output or paths[-1], rule.cut, rule.stays)
-
-
-def _within(rule: Rule | Each, module: str) -> Rule | Each:
-    """A rule with the path of a module in the place of `{}`."""
-    if isinstance(rule, Each):
-        return Each(rule.modules.replace("{}", module), rule.rules)
-    paths = tuple(path.replace("{}", module) for path in rule.paths)
-    return replace(rule, name=rule.name.replace("{}", module), paths=paths, output=rule.output.replace("{}", module))
-
-
-def _matching(modules: dict[str, nn.Module], pattern: str) -> list[str]:
-    """The names that a pattern stands for; a part with `*` is every child that matches, any other part is itself."""
-    names = [""]
-    for part in pattern.split("."):
-        if "*" in part:
-            there = [(name, child) for name in names if name in modules for child, _ in modules[name].named_children()]
-            names = [f"{name}.{child}".lstrip(".") for name, child in there if fnmatchcase(child, part)]
-        else:
-            names = [f"{name}.{part}".lstrip(".") for name in names]
-    return names
+    modules = modules_of(model).keys()
+    return next((family for family in FAMILIES if modules >= set(family.recognised_by)), None)

@@ -107,7 +107,7 @@ class _Follower:
 
     def __init__(self, channels: Channels, tensors: dict[str, Tensor]) -> None:
         self.channels = channels
-        self.names = {id(tensor): name for name, tensor in tensors.items()}
+        self.names = {id(tensor): name for name, tensor in reversed(tensors.items())}  # the first name of tied ones
         self.marks: dict[int, Runs] = {}
         self.transposed: dict[int, str] = {}
         self.alive: list[Tensor] = list(tensors.values())  # an id is a name only while its tensor lives

@@ -12,19 +12,19 @@ import torch
 from torch import nn
 
 from transfuse.errors import SpecError, nearest
+from transfuse.models.architectures.efficientnet import PADDED
+from transfuse.models.architectures.efficientnet import PADDINGS as TIMM_PADDINGS
+from transfuse.models.architectures.family import SmallStem
+from transfuse.models.architectures.resnet import SMALL_STEM, WITH_SMALL_STEM
 from transfuse.models.cbr import CBR_NETWORKS, PADDINGS, cbr, smallest_image
 from transfuse.models.deferred import DeferredDraws
 from transfuse.models.foreign import foreign_network
 from transfuse.models.networks_3d import NETWORKS_3D, network_3d
+from transfuse.models.published import PUBLISHED_NETWORKS
 from transfuse.models.resnet_cifar import RESIDUALS, CifarResNet
 from transfuse.models.resnet_tfslim import TFSlimV2, tfslim_v1
 from transfuse.models.torchvision_operators import declare_operators
 from transfuse.models.unet import UNETS, unet
-
-# V, appendix A: a ResNet whose 7 x 7 convolution and pooling are replaced by one 3 x 3 convolution of stride 1.
-CIFAR_RESNETS = {f"resnet{layers}_cifar": f"resnet{layers}" for layers in (18, 34, 50, 101, 152)}
-
-TIMM_PADDINGS = {"same": "same", "symmetric": ""}  # of the networks of timm's `efficientnet` and `mobilenetv3`
 
 Builder = Callable[[], nn.Module]
 
@@ -130,7 +130,21 @@ def _timm_names() -> list[str]:
 
 
 def _own_names() -> tuple[str, ...]:
-    return (*CBR_NETWORKS, *CIFAR_RESNETS, *OWN, *UNETS)
+    return (*CBR_NETWORKS, *WITH_SMALL_STEM, *OWN, *UNETS)
+
+
+def _like(name: str) -> str:
+    """The networks that may be meant: those whose name begins so (of the papers first), that look alike, our own."""
+    every = [*_own_names(), *_timm_names()]
+    typed = name.casefold().replace("-", "_").replace(" ", "_")
+    starts = [
+        known for start in (typed, typed.partition(".")[0]) if start for known in every if known.startswith(start)
+    ]
+    published = {known for networks in PUBLISHED_NETWORKS for known in networks.names}
+    starts = sorted(dict.fromkeys(starts), key=lambda known: (known not in published, len(known)))
+    close = difflib.get_close_matches(typed, every, n=6, cutoff=0.5)
+    choices = list(dict.fromkeys([*starts[:6], *close, *CBR_NETWORKS, *OWN, *UNETS]))[:24]
+    return f"did you mean {starts[0]!r}? Choices: {', '.join(choices)}" if starts else nearest(name, choices)
 
 
 def _check_spatial_dims(spatial_dims: int, where: str) -> None:
@@ -181,7 +195,7 @@ def _timm(name: str, classes: int, channels: int, image_size: int | None, paddin
     from timm.models import create_model as timm_model
     from timm.models import get_pretrained_cfg, is_model, is_model_in_modules
 
-    known = CIFAR_RESNETS.get(name, name)
+    known = WITH_SMALL_STEM.get(name, name)
     architecture, _, tag = known.partition(".")
     if not is_model(architecture):
         if name in NETWORKS_3D:
@@ -189,11 +203,9 @@ def _timm(name: str, classes: int, channels: int, image_size: int | None, paddin
                 f"{name!r} is a network for volumes, and those of a study are for images: in Python give "
                 "create_model(..., spatial_dims=3), on the command line --spatial-dims 3."
             )
-        close = difflib.get_close_matches(name, [*_own_names(), *_timm_names()], n=6, cutoff=0.5)
-        choices = dict.fromkeys([*close, *CBR_NETWORKS, *OWN, *UNETS])
         raise SpecError(
-            f"Unknown network {name!r}: {nearest(name, list(choices)[:24])}, one of timm's or a function of your "
-            "own as 'package.module:function'."
+            f"Unknown network {name!r}: {_like(name)}, one of timm's (`transfuse show models` lists those of the "
+            "papers) or a function of your own as 'package.module:function'."
         )
     if tag:
         raise SpecError(
@@ -202,7 +214,7 @@ def _timm(name: str, classes: int, channels: int, image_size: int | None, paddin
         )
     arguments: dict[str, Any] = {}
     if padding is not None:
-        if not is_model_in_modules(architecture, ["efficientnet", "mobilenetv3"]):
+        if not is_model_in_modules(architecture, list(PADDED)):
             raise SpecError(f"padding={padding!r}: {name!r} has no choice of padding, leave it out.")
         if padding not in TIMM_PADDINGS:
             raise SpecError(f"Unknown padding {padding!r} of {name!r}: {nearest(padding, TIMM_PADDINGS)}")
@@ -211,15 +223,21 @@ def _timm(name: str, classes: int, channels: int, image_size: int | None, paddin
     if image_size is not None and config is not None and config.fixed_input_size:
         arguments["img_size"] = image_size
     arguments |= {"pretrained": False, "num_classes": classes, "in_chans": channels}
-    return partial(_build_timm, partial(timm_model, architecture, **arguments), small=name in CIFAR_RESNETS)
+    return partial(
+        _build_timm,
+        partial(timm_model, architecture, **arguments),
+        stem=SMALL_STEM if name in WITH_SMALL_STEM else None,
+    )
 
 
-def _build_timm(build: Builder, *, small: bool) -> nn.Module:
-    """A network of timm; `small`: with the stem for small images of METHODS MOD-9."""
+def _build_timm(build: Builder, *, stem: SmallStem | None) -> nn.Module:
+    """A network of timm, with another stem where one is given."""
     with DeferredDraws():  # timm draws most weights twice
-        model: Any = build()
-        if small:
-            model.conv1 = nn.Conv2d(model.conv1.in_channels, 64, 3, padding=1, bias=False)
-            nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
-            model.maxpool = nn.Identity()
+        model = build()
+        if stem is not None:
+            old: Any = model.get_submodule(stem.convolution)
+            first = nn.Conv2d(old.in_channels, stem.width, stem.kernel, padding=stem.kernel // 2, bias=False)
+            nn.init.kaiming_normal_(first.weight, mode="fan_out", nonlinearity="relu")
+            model.set_submodule(stem.convolution, first)
+            model.set_submodule(stem.pooling, nn.Identity())
     return model

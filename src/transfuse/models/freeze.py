@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from transfuse.errors import BlocksError, nearest
 from transfuse.models.blocks import Block, Blocks, check_blocks
+from transfuse.models.modules import modules_of
 
 NORM_STATISTICS = ("frozen", "updated")
 
@@ -35,7 +36,8 @@ def freeze_(model: nn.Module, blocks: Blocks, depth: int | str, norm_statistics:
         norm_statistics: "frozen" (default), or "updated": batch norms of frozen blocks follow `.train()`, normalise by
             the batch and move their statistics, as the published code of P does (METHODS FT-5).
 
-    Raises BlocksError for an unknown depth or `norm_statistics`.
+    Raises BlocksError for an unknown depth or `norm_statistics`, and for tied weights (or one dropout of two places) of
+    which a block that is frozen and one that is trained have a part each.
     """
     return _hold(model, blocks, blocks[: blocks.depth(depth)], norm_statistics)
 
@@ -83,6 +85,7 @@ def _hold(model: nn.Module, blocks: Blocks, frozen: Sequence[Block], norm_statis
     if norm_statistics not in NORM_STATISTICS:
         raise BlocksError(f"Unknown norm_statistics {norm_statistics!r}: {nearest(norm_statistics, NORM_STATISTICS)}")
     check_blocks(model, blocks)
+    _check_shared(model, blocks, frozen)
     _thaw(model)
     for path, module in model.named_modules():
         whole = bool(path) and _owned(frozen, path)
@@ -101,6 +104,25 @@ def _hold(model: nn.Module, blocks: Blocks, frozen: Sequence[Block], norm_statis
             vars(module)["train"] = partial(_train if follows else _stay_in_eval, module)
             module.train(model.training)
     return model
+
+
+def _check_shared(model: nn.Module, blocks: Blocks, frozen: Sequence[Block]) -> None:
+    """Raises BlocksError for what would be frozen under one of its names and trained under another."""
+    tensors = dict(model.named_parameters(remove_duplicate=False))
+    drops = {name: m for name, m in modules_of(model).items() if isinstance(m, nn.modules.dropout._DropoutNd)}
+    for what, cure, found in (
+        ("one tensor (tied weights)", "choose a depth that has both or neither", tensors),
+        ("one dropout", "give each place its own nn.Dropout", drops),
+    ):
+        sides: dict[int, dict[bool, str]] = {}
+        for name, one in found.items():
+            both = sides.setdefault(id(one), {})
+            both.setdefault(_owned(frozen, name), name)
+            if len(both) == 2:
+                raise BlocksError(
+                    f"{both[True]!r} and {both[False]!r} are {what}, which would be frozen as the first and trained as "
+                    f"the second: {cure} (blocks: {', '.join(blocks.names)}, then the head)."
+                )
 
 
 def _thaw(model: nn.Module) -> None:

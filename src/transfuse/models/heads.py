@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transfuse.errors import BlocksError
 from transfuse.models.blocks import Blocks
 from transfuse.models.draws import fresh_linear_
+from transfuse.models.modules import first_names, modules_of
 from transfuse.models.weightless import run_weightless
 
 
@@ -23,8 +24,11 @@ class FlatteningLinear(nn.Linear):
 
 
 def head_paths(model: nn.Module, blocks: Blocks) -> tuple[str, ...]:
-    """The modules that the new heads replace: the only layer with weights of each head, or all of it if several."""
-    modules = dict(model.named_modules())
+    """The modules that the new heads replace: the only layer with weights of each head, or all of it if several.
+
+    Each by its first name, and once.
+    """
+    modules, first = modules_of(model), first_names(model)
     heads = []
     for path in blocks.head:
         if path not in modules:
@@ -32,8 +36,22 @@ def head_paths(model: nn.Module, blocks: Blocks) -> tuple[str, ...]:
         layers = [
             f"{path}.{name}".rstrip(".") for name, m in modules[path].named_modules() if m._parameters or m._buffers
         ]
-        heads.append(layers[0] if len(layers) == 1 else path)
-    return tuple(heads)
+        heads.append(first[layers[0] if len(layers) == 1 else path])
+    return tuple(dict.fromkeys(heads))
+
+
+def put(model: nn.Module, path: str, module: nn.Module) -> None:
+    """Puts a module in the place of another one, under all of its names.
+
+    >>> shared = nn.Linear(2, 2)
+    >>> model = nn.Sequential(shared, shared)
+    >>> put(model, "0", nn.Identity())
+    >>> model[0] is model[1]
+    True
+    """
+    old = model.get_submodule(path)
+    for name in [name for name, other in modules_of(model).items() if other is old]:
+        model.set_submodule(name, module)
 
 
 def head_of(path: str, arriving: Tensor, features: Tensor, pool: str, shortened: bool) -> tuple[type[nn.Linear], int]:

@@ -11,13 +11,11 @@ import torch
 from torch import nn
 
 from transfuse.errors import BlocksError, ExtraNotInstalled
+from transfuse.models.architectures.parameter_names import PROJECTIONS
 from transfuse.models.blocks import Blocks, check_blocks
 from transfuse.models.draws import fresh_linear_
 from transfuse.models.torchvision_operators import declare_operators
 from transfuse.models.weightless import example_images, trace_modules
-
-ATTENTION = ("qkv", "q_proj", "k_proj", "v_proj", "proj")
-"""What timm's transformers call the projections of an attention, in one piece or in three, and the one after it."""
 
 _ADAPTER = "default"  # PEFT's own name for the only adapter of a network
 _THAW = "_frozen_for_lora"  # entry of the network's own dictionary: the parameters that were trainable before
@@ -29,7 +27,7 @@ def add_lora_(
     *,
     rank: int = 8,
     alpha: float | None = None,
-    targets: Sequence[str] = ATTENTION,
+    targets: Sequence[str] = PROJECTIONS,
     seed: int = 0,
 ) -> nn.Module:
     """Puts a low-rank adapter beside each attention projection in the blocks, and returns the model (Hu et al. 2022).

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transfuse.errors import TransferError, nearest
 from transfuse.models.architectures.other_names import CLASSIFIERS, ONE_SIDED
 from transfuse.models.blocks import Blocks, family_of, is_under
+from transfuse.models.modules import modules_of
 from transfuse.models.positions import resize_positions
 from transfuse.models.renaming import CommonNames, common_names
 
@@ -69,7 +70,7 @@ def match_weights(
     family = family_of(model)
     names = common_names(target, source, family.name if family else None)
     _check_numbers(target, names, needed)
-    first = f"{first_convolution(model)}.weight"
+    first = _weights_of_first(model)
     tensors: dict[str, Tensor] = {}
     excused, fitted = list(names.ignored), []
     first_fitted = ""
@@ -85,7 +86,7 @@ def match_weights(
             continue
         given = names.source[names.target[name]].detach()
         tensor = given.to("cpu", wanted.dtype)
-        if name == first and _differ_in_channels(tensor, wanted):
+        if name in first and _differ_in_channels(tensor, wanted):
             first_fitted = f"{first_layer}: {tensor.shape[1]} to {wanted.shape[1]} channels"
             tensor = fit_channels(tensor, wanted.shape[1], first_layer)
         elif tensor.shape != wanted.shape and (done := _fit(model, name, tensor, wanted, names)):
@@ -179,6 +180,12 @@ def first_convolution(model: nn.Module) -> str:
         if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
             return name
     return ""
+
+
+def _weights_of_first(model: nn.Module) -> list[str]:
+    """The weight of the first convolution, by all its names."""
+    first, modules = first_convolution(model), modules_of(model)
+    return [f"{name}.weight" for name, module in modules.items() if first and module is modules[first]]
 
 
 def _differ_in_channels(tensor: Tensor, wanted: Tensor) -> bool:

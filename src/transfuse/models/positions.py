@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from transfuse.models.architectures.parameter_names import ABSOLUTE_POSITIONS, RELATIVE_POSITIONS
+from transfuse.models.architectures.tokens import patch_grid, tokens_with_positions, window_of
 from transfuse.models.create import import_timm
 
 
@@ -32,18 +34,18 @@ def resize_positions(model: nn.Module, name: str, tensor: Tensor, wanted: Tensor
         wanted: the network's, for its shape.
     """
     path, _, leaf = name.rpartition(".")
-    if leaf in ("pos_embed", "pos_embedding") and tensor.ndim == wanted.ndim == 3:
+    if leaf in ABSOLUTE_POSITIONS and tensor.ndim == wanted.ndim == 3:
         return _absolute(model, tensor, wanted)
-    if leaf == "relative_position_bias_table" and tensor.ndim == wanted.ndim == 2:
+    if leaf in RELATIVE_POSITIONS and tensor.ndim == wanted.ndim == 2:
         return _relative(model.get_submodule(path), tensor, wanted)
     return None
 
 
 def _absolute(model: nn.Module, tensor: Tensor, wanted: Tensor) -> Resized | None:
-    front = 0 if getattr(model, "no_embed_class", False) else int(getattr(model, "num_prefix_tokens", 1))
+    front = tokens_with_positions(model)
     old = math.isqrt(max(0, tensor.shape[1] - front))
     new = math.isqrt(max(0, wanted.shape[1] - front))
-    grid = getattr(getattr(model, "patch_embed", None), "grid_size", None) or (new, new)
+    grid = patch_grid(model) or (new, new)
     square = old * old == tensor.shape[1] - front and math.prod(grid) == wanted.shape[1] - front
     if not square or old < 1 or tensor.shape[::2] != wanted.shape[::2]:
         return None
@@ -58,7 +60,7 @@ def _absolute(model: nn.Module, tensor: Tensor, wanted: Tensor) -> Resized | Non
 
 def _relative(attention: nn.Module, tensor: Tensor, wanted: Tensor) -> Resized | None:
     side = math.isqrt(tensor.shape[0])
-    window = tuple(getattr(attention, "window_size", ()))
+    window = window_of(attention)
     fits = len(window) == 2 and (2 * window[0] - 1) * (2 * window[1] - 1) == wanted.shape[0]
     if not fits or side * side != tensor.shape[0] or side % 2 == 0 or side < 3 or tensor.shape[1] != wanted.shape[1]:
         return None

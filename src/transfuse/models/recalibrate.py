@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -106,7 +106,14 @@ def _observe(
     def look(layer: nn.Module, inputs: tuple[Tensor, ...], moment: _Moments) -> None:
         moment.add(inputs[0])
 
-    device = next(model.parameters()).device
+    first = next(model.parameters())
+    if isinstance(batches, Tensor | Mapping | str) or not (
+        isinstance(batches, Iterable) or hasattr(batches, "__getitem__")
+    ):
+        raise TransferError(
+            f"images is a {type(batches).__name__}; expected batches: [images] or a DataLoader, whose batches are "
+            "images (N, C, H, W) or begin with them."
+        )
     modes = [(module, module.training) for module in model.modules()]
     handles = [layer.register_forward_pre_hook(partial(look, moment=moment)) for layer, moment in moments.items()]
     count = 0
@@ -114,8 +121,17 @@ def _observe(
         with torch.random.fork_rng(range(torch.cuda.device_count())), torch.no_grad():
             model.eval()
             for batch in batches:
-                images = batch if isinstance(batch, Tensor) else batch[0]
-                model(images.to(device))
+                images = _images_of(batch)
+                try:
+                    model(images.to(first.device))
+                except torch.OutOfMemoryError:
+                    raise
+                except RuntimeError as error:
+                    raise TransferError(
+                        f"The network does not take images of shape {tuple(images.shape)} and type {images.dtype} "
+                        f"({str(error).splitlines()[0][:160]}): give them as training gets them, with its number of "
+                        "channels and its size."
+                    ) from error
                 count += len(images)
     finally:
         for handle in handles:
@@ -123,6 +139,18 @@ def _observe(
         for module, training in modes:
             module.training = training
     return count
+
+
+def _images_of(batch: object) -> Tensor:
+    """The images of a batch: itself, or what a sequence begins with."""
+    images = batch[0] if isinstance(batch, Sequence) and len(batch) else batch
+    if not isinstance(images, Tensor):
+        raise TransferError(
+            f"images holds a batch that is a {type(batch).__name__}"
+            + (f" of {type(images).__name__}" if images is not batch else "")
+            + ", expected a tensor (N, C, H, W) or a sequence that begins with one: torch.from_numpy(array) makes one."
+        )
+    return images
 
 
 def _set_statistics(layer: _BatchNorm, mean: Tensor, variance: Tensor) -> None:

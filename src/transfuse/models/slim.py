@@ -48,7 +48,11 @@ def slim(model: nn.Module, blocks: Blocks, depth: int | str, factor: int = 2, *,
     head = blocks.head[0]
     old: Any = model.get_submodule(head)
     if len(blocks.head) != 1 or not isinstance(old, CONVOLUTION | nn.Linear):
-        raise BlocksError(f"slim replaces one linear head; this {type(model).__name__} has {', '.join(blocks.head)}.")
+        raise BlocksError(
+            f"slim replaces one linear head; this {type(model).__name__} has {', '.join(blocks.head)} "
+            f"({type(old).__name__}). Give blocks whose head is the last linear layer alone, and what stands before it "
+            "(an MLP) as a block."
+        )
     images = example_images(model)
     try:
         channels = channels_of(model, images)

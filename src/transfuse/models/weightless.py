@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from transfuse.errors import BlocksError
+from transfuse.models.architectures.tokens import image_size_of
 
 SIDES = {1: 1024, 2: 224, 3: 96}  # of an image, by its dimensions, where a network says nothing
 CONVOLUTIONS = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
@@ -46,18 +47,26 @@ def example_images(model: nn.Module, image_size: int | None = None) -> Tensor:
     dims = next((dims for kind, dims in CONVOLUTIONS.items() if isinstance(first, kind)), 2)
     channels = getattr(first, "in_channels", 3)
     size = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", (3, *[SIDES[dims]] * dims))[1:]
-    built_for = getattr(getattr(model, "patch_embed", None), "img_size", None)
-    if built_for is not None:
-        size = built_for
+    size = image_size_of(model) or size
     if image_size is not None:
         size = (image_size,) * dims
     return torch.zeros(2, channels, *size, device="meta")
 
 
 def weightless_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The parameters and buffers of a network by name, as tensors without memory."""
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    return {name: tensor.detach().to("meta") for name, tensor in tensors.items()}
+    """The parameters and buffers of a network by name, as tensors without memory.
+
+    Each module is listed under its first name alone; a tensor that several modules share is one here too.
+    """
+    found: dict[Tensor, Tensor] = {}
+    tensors = {}
+    for path, module in model.named_modules():
+        for leaf, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None:
+                if tensor not in found:
+                    found[tensor] = tensor.detach().to("meta")
+                tensors[f"{path}.{leaf}".lstrip(".")] = found[tensor]
+    return tensors
 
 
 def run_weightless(model: nn.Module, images: Tensor, tensors: dict[str, Tensor] | None = None) -> Any:
@@ -70,7 +79,10 @@ def run_weightless(model: nn.Module, images: Tensor, tensors: dict[str, Tensor] 
         module.training = False  # not .eval(): a frozen module answers it in its own way
     try:
         with torch.no_grad():
-            return torch.func.functional_call(model, tensors or weightless_tensors(model), (images,))
+            # Tied weights are listed one by one: torch, left to tie them, would swap a module of two names twice, and
+            # leave it without its values.
+            given = tensors or weightless_tensors(model)
+            return torch.func.functional_call(model, given, (images,), tie_weights=False)
     except BlocksError:
         raise
     except Exception as error:

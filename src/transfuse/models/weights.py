@@ -297,8 +297,10 @@ def _from_hub(tag: str, repository: str, folder: Path) -> Path:
 def _refusal(error: Exception) -> str:
     """What torch says that the pickle wants, without its advice to read it all the same."""
     lines = [line.strip() for line in str(error).splitlines()]
-    telling = next((line for line in lines if line.startswith(("WeightsUnpickler error", "Unsupported"))), "")
-    return telling.removeprefix("WeightsUnpickler error: ").partition(". Please use")[0][:160] or _first_line(error)
+    told = ("WeightsUnpickler error", "Unsupported", "Trying to load")
+    telling = next((line for line in lines if line.startswith(told)), "")
+    said = telling.removeprefix("WeightsUnpickler error: ").partition(". Please use")[0].rstrip(".")[:160]
+    return said or "torch does not say of what"
 
 
 def _is_none(path: Path) -> bool:

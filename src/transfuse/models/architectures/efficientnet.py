@@ -12,6 +12,12 @@ _STEM = Rule("stem", ("conv_stem", "bn1"), "bn1")  # timm's batch norm holds its
 _LAST = Rule("conv_head", ("conv_head", "bn2"), "bn2")
 _RESIDUALS = (_STEM, Rule("blocks.*.*"), _LAST)
 
+PADDINGS = {"same": "same", "symmetric": ""}
+"""Choices of padding, and what timm calls them as `pad_type`; weights converted from TensorFlow want "same"."""
+
+PADDED = ("efficientnet", "mobilenetv3")
+"""The modules of timm whose networks have that choice."""
+
 EFFICIENTNET = Family(
     name="efficientnet",
     recognised_by=("conv_stem", "bn1", "blocks", "conv_head", "bn2", "classifier"),

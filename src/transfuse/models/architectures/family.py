@@ -42,6 +42,23 @@ class Each:
 
 
 @dataclass(frozen=True)
+class SmallStem:
+    """How a network's first layers are changed for small images.
+
+    Args:
+        convolution: its first one, replaced by one of stride 1 that keeps the size.
+        pooling: the module after it that is taken out.
+        width: channels that the new convolution makes.
+        kernel: its side.
+    """
+
+    convolution: str
+    pooling: str
+    width: int
+    kernel: int
+
+
+@dataclass(frozen=True)
 class Family:
     """A family of networks: how it is recognised, its head and its rules for each level.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from transfuse.models.architectures.family import Family, Rule
+from transfuse.models.architectures.family import Family, Rule, SmallStem
 
 _STEM = Rule("stem", ("conv1", "bn1"), "maxpool")
 _STAGES = (Rule("layer1"), Rule("layer2"), Rule("layer3"), Rule("layer4"))
@@ -29,5 +29,11 @@ RESNET = Family(
     },
     pool="global_pool",
 )
+
+# V, appendix A: the 7 x 7 convolution and the pooling are replaced by one 3 x 3 convolution of stride 1 (MOD-9).
+SMALL_STEM = SmallStem("conv1", "maxpool", width=64, kernel=3)
+
+WITH_SMALL_STEM = {f"resnet{layers}_cifar": f"resnet{layers}" for layers in (18, 34, 50, 101, 152)}
+"""Networks with that stem, and what timm calls the network that gets it."""
 
 TORCHVISION_RESNET = replace(RESNET, recognised_by=(*RESNET.recognised_by, "avgpool"), pool="avgpool")

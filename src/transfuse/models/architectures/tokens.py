@@ -34,6 +34,28 @@ def prefix_tokens(model: nn.Module, path: str = "") -> int:
     return 1 if isinstance(getattr(model, "class_token", None), nn.Parameter) else 0  # torchvision
 
 
+def image_size_of(model: nn.Module) -> tuple[int, ...] | None:
+    """The sides of the images that a transformer is built for; None for any other network."""
+    size = getattr(getattr(model, EMBEDDING, None), "img_size", None)
+    return None if size is None else tuple(size)
+
+
+def patch_grid(model: nn.Module) -> tuple[int, ...] | None:
+    """The patches (down, across) of the images that a transformer is built for; None where it does not tell."""
+    grid = getattr(getattr(model, EMBEDDING, None), "grid_size", None)
+    return tuple(grid) if grid else None
+
+
+def tokens_with_positions(model: nn.Module) -> int:
+    """How many tokens that are no patches have a position in a transformer's table, which holds them first."""
+    return 0 if getattr(model, "no_embed_class", False) else int(getattr(model, "num_prefix_tokens", 1))
+
+
+def window_of(attention: nn.Module) -> tuple[int, ...]:
+    """The sides of the windows that an attention works on, empty where it works on all."""
+    return tuple(getattr(attention, "window_size", ()))
+
+
 class Patches(NamedTuple):
     """The patches of a network for images of one size: their grid, and the tokens in front of them."""
 
