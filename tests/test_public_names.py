@@ -10,6 +10,7 @@ import transfuse
 PUBLIC = [
     "Block",
     "Blocks",
+    "Comparison",
     "Optimizer",
     "Recipe",
     "Schedule",

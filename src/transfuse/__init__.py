@@ -47,7 +47,7 @@ if TYPE_CHECKING:
         tune_only_,
     )
     from transfuse.report.heatmaps import heatmap
-    from transfuse.statistics.comparison import compare, estimate
+    from transfuse.statistics.comparison import Comparison, compare, estimate
     from transfuse.statistics.counts import compare_counts
     from transfuse.statistics.many import compare_all
     from transfuse.training import Optimizer, Recipe, Schedule, Stopping, fit, predict
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Block": "models",
     "Blocks": "models",
+    "Comparison": "statistics.comparison",
     "Optimizer": "training",
     "Recipe": "training",
     "Schedule": "training",
@@ -98,6 +99,7 @@ _HOMES = {
 __all__ = [
     "Block",
     "Blocks",
+    "Comparison",
     "Optimizer",
     "Recipe",
     "Schedule",

@@ -88,6 +88,7 @@ def test_a_study_from_start_to_report_and_again(tmp_path: Path, study_file: Stud
 
     shown = transfuse("status", cwd=tmp_path)
     assert "7 runs: 7 finished" in shown.stdout
+    assert "why" not in shown.stdout  # nothing failed
     report.unlink()
     assert transfuse("report", cwd=tmp_path).returncode == 0
     assert report.exists()

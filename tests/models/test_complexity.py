@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from transfuse.errors import BlocksError, SpecError
 from transfuse.models import blocks_of, create_model, freeze_, slim, truncate
-from transfuse.models.complexity import FEWEST_REPEATS, Latency, complexity, latency
+from transfuse.models.complexity import FEWEST_REPEATS, Latency, complexity, latency, shape_of
 
 
 def gmacs(name: str, classes: int, size: int = 224, cut: str = "") -> float:
@@ -150,6 +150,22 @@ class Counting(nn.Module):
         assert not torch.is_grad_enabled()
         self.seen.append(tuple(images.shape))
         return self.conv(images)
+
+
+def test_networks_of_one_shape_are_those_that_differ_in_weights_alone() -> None:
+    one, other = (create_model("resnet18", classes=3) for _ in range(2))
+    other.layer1.requires_grad_(requires_grad=False)
+    assert shape_of(one) == shape_of(other)
+    assert shape_of(one) != shape_of(create_model("resnet18", classes=4))
+    assert shape_of(one) != shape_of(truncate(one, blocks_of(one, "stage"), "layer2", 3))
+    strided = (nn.Conv2d(1, 2, 3, stride=stride) for stride in (1, 2))
+    assert len({shape_of(model) for model in strided}) == 2  # of the same tensors
+
+    class Shown(nn.Module):
+        def extra_repr(self) -> str:
+            return f"act={(lambda value: value)}"
+
+    assert shape_of(Shown()) == shape_of(Shown())
 
 
 def test_a_latency_is_a_median_with_its_interval_after_a_warm_up() -> None:

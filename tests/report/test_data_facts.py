@@ -48,6 +48,7 @@ def test_a_study_of_defaults_says_only_what_matters() -> None:
             {"fractions": [0.5, 0.2, 0.3]},
             ("shares of the patients", "50 % / 20 % / 30 % (training / validation / test)"),
         ),
+        ({"patients_known": False}, ("test part", "400 images, patients unknown")),
         ({"train_fraction": 0.1}, ("used of the training patients", "10 %")),
         ({"duplicates": "drop"}, ("identical images in two parts", "dropped from the earlier part")),
         ({"bad_images": "exclude"}, ("unreadable images", "left out")),

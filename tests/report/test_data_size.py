@@ -98,29 +98,33 @@ def test_the_table_has_the_arms_in_numbers() -> None:
     table = data_size_table(found, "auroc", "random")
     assert table.heads == (
         "Arm",
-        "Fitted test AUROC, all patients",
+        "Test AUROC, all patients",
+        "The same, fitted",
         "100 patients more",
         "random within 0.02 from",
         "random as good from",
     )
     assert [row[0] for row in table.rows] == ["random", "pretrained"]
-    assert table.rows[0][3:] == ("–", "–")
+    assert table.rows[0][4:] == ("–", "–")
+    seeds = found.arms[0].curve.values[-1]
+    assert table.rows[0][1] == f"{sum(seeds) / len(seeds):.3f}\nmean of 3 seeds"
     gain = found.arms[1].worth.gain
-    assert table.rows[1][2] == f"+{gain.value:.4f}\n+{gain.low:.4f} to +{gain.high:.4f}"
-    assert "more than 4,800" in table.rows[1][4]
+    assert table.rows[1][3] == f"+{gain.value:.4f}\n+{gain.low:.4f} to +{gain.high:.4f}"
+    assert "more than 4,800" in table.rows[1][5]
 
 
 def test_numbers_that_cannot_be_given_are_said_to_be_missing() -> None:
     found = make(seeds=1)
     cells = data_size_table(found, "auroc", "random").rows[1]
-    assert cells[1].endswith("\nno interval: one seed a size says nothing about other seeds")
-    assert cells[2].endswith("\nno interval")
-    assert cells[3].endswith("\nno interval can be given")
+    assert cells[1].endswith("\nmean of 1 seed")
+    assert cells[2].endswith("\nno interval: one seed a size says nothing about other seeds")
+    assert cells[3].endswith("\nno interval")
+    assert cells[4] == "can't tell\nno interval can be given"
     (row,) = make(random=(0.9, 1.0)).arms
     far = replace(row, worth=worth(row.curve, 10_000))
     table = data_size_table(DataSizes("net", (far,)), "auroc", "random")
     assert table.heads[-1] == "100 patients more"
-    assert table.rows[0][2] == "–\n10480 training patients are beyond 10 x the largest size, 480: not said"
+    assert table.rows[0][3] == "–\n10480 training patients are beyond 10 x the largest size, 480: not said"
 
 
 def test_a_number_that_no_run_had_is_marked() -> None:
@@ -128,7 +132,7 @@ def test_a_number_that_no_run_had_is_marked() -> None:
     within = found.arms[1].within
     assert within is not None
     assert 480 < within.patients < 4800
-    assert "(extrapolated)\n" in data_size_table(found, "auroc", "random").rows[1][3]
+    assert "(extrapolated)\n" in data_size_table(found, "auroc", "random").rows[1][4]
 
 
 def test_sentences_are_about_arms_that_transfer_all_layers_where_there_are_any() -> None:

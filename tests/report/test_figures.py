@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -89,6 +90,35 @@ def test_forest_rows_say_what_they_show(comparison: Callable[..., Any]) -> None:
     low, high = figures.forest_domain(frame, 0.02)
     assert low < -0.03
     assert high > 0.07
+
+
+def test_an_axis_ends_where_the_metric_does(comparison: Callable[..., Any]) -> None:
+    wide = figures.forest([ArmComparison("net", "a", "random", comparison(0.4, 0.6))])
+    assert figures.forest_domain(wide, 0.02, span=1.0)[1] == 1
+    assert figures.forest_domain(wide, 0.02)[1] > 1
+    spec = figures.draw_forest(wide, margin=0.02, metric="auroc", styles=arm_styles(["a"], "a")).to_dict()
+    domains = {tuple(layer["encoding"]["x"].get("scale", {}).get("domain", ())) for layer in spec["layer"]}
+    assert max(high for _, high in filter(None, domains)) == 1
+
+
+def test_a_word_on_why_stands_only_beside_an_open_verdict(comparison: Callable[..., Any]) -> None:
+    taken = comparison(0.038, 0.03, verdict="undecided", p_difference=0.02, family=5)
+    labels = figures.forest([ArmComparison("net", "a", "random", taken)])["label"].tolist()
+    assert labels == ["+0.038 (+0.008 to +0.068) can't tell: Holm, 5 comparisons"]
+    assert figures.difference_label(0.05, 0.03, 0.07, "helps", "not levelled off").endswith("+0.070) helps")
+
+
+def test_numbers_have_a_line_of_their_own_on_a_narrow_page(comparison: Callable[..., Any]) -> None:
+    frame = figures.forest([ArmComparison("net", "a", "random", comparison(0.04, 0.06))])
+    spec = figures.draw_forest(frame, margin=0.02, metric="auroc", styles=arm_styles(["a"], "a")).to_dict()
+    places = [layer["mark"]["dy"]["expr"] for layer in spec["layer"] if layer["mark"]["type"] == "text"]
+    narrow, wide = zip(*(map(int, re.findall(r"-\d+", place)) for place in places), strict=True)
+    assert len(set(narrow)) == 2  # the name above the numbers
+    assert len(set(wide)) == 1
+    # The band and zero keep to the interval: no text lies over them.
+    marks = {layer["mark"]["type"]: layer["mark"] for layer in spec["layer"]}
+    assert marks["tick"]["height"] < figures.ROW / 2
+    assert "rect" not in marks
 
 
 @pytest.mark.parametrize("margin", [0.02, 0.0])

@@ -16,6 +16,8 @@ import pytest
 from transfuse.errors import StoreError
 from transfuse.report.html import Contents, render, write_report
 from transfuse.results import store
+from transfuse.results.arms import ArmComparison, ArmEstimate
+from transfuse.statistics.comparison import Estimate
 
 VOID = {"meta", "link", "img", "br", "input", "hr"}
 
@@ -284,3 +286,30 @@ def test_importing_the_report_is_cheap() -> None:
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"
+
+
+def test_advice_comes_before_the_numbers_and_one_network_is_not_named_over_every_chart(
+    build: Callable[..., Contents],
+) -> None:
+    none = pd.DataFrame(columns=["run_id", "epoch", "step", "split", "quantity", "value", "seconds"])
+    one = build(models=("cbr_small",), history=none)
+    page = render(one, interactive=False)
+    assert '<p class="advice">Use pretrained weights for cbr_small. They did better than random weights' in page
+    assert page.index('class="advice"') < page.index(one.recommendation.sentence.replace("'", "&#39;"))
+    assert "<figcaption>cbr_small</figcaption>" not in page
+    two = render(build(history=none), interactive=False)
+    assert "<figcaption>cbr_small</figcaption>" in two
+    assert two.count('<p class="advice">') == 3  # of the study, and of each network
+
+
+def test_arms_at_chance_are_nowhere_equivalent_on_the_page(
+    build: Callable[..., Contents], comparison: Callable[..., ArmComparison]
+) -> None:
+    two = {"random": {}, "pretrained": {"depth": "all"}}
+    alike = [ArmComparison("net", "pretrained", "random", comparison(0.001, 0.01))]
+    low = [ArmEstimate("net", arm, Estimate(0.5, 0.45, 0.55, 0.95, "", 60), {0: 0.5}) for arm in two]
+    none = pd.DataFrame(columns=["run_id", "epoch", "step", "split", "quantity", "value", "seconds"])
+    page = render(build(("net",), two, comparisons=alike, estimates=low, history=none), interactive=False)
+    assert "Nothing learned that can be told from chance" in page
+    assert "= equivalent" not in page
+    assert "not above chance" in page

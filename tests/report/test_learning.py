@@ -1,4 +1,4 @@
-"""Tables on how fast arms learn, how much is reuse of features, and of sweeps over the depth."""
+"""Tables on how fast arms learn, and how much is reuse of features."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from transfuse.report.drawings import Table
 from transfuse.report.html import Contents, render
-from transfuse.report.learning import MOST_CLASSES, class_curves, convergence, reuse, sweeps
+from transfuse.report.learning import MOST_CLASSES, class_curves, convergence, reuse
 from transfuse.report.palette import arm_styles
 from transfuse.results.recommend import recommend
 
@@ -139,40 +139,6 @@ def test_arms_with_weights_of_their_own_are_told_apart() -> None:
         "relative gain, WT / RI\npretrained and random",
         "relative gain, WT / RI\nother and random",
     ]
-
-
-def swept(**changes: Any) -> dict[str, Any]:
-    return {
-        "arms": {
-            "random": {},
-            **{f"wt_st@{block}": {"depth": block, **changes} for block in ("stem", "layer1", "head")},
-        }
-    }
-
-
-def test_a_sweep_is_in_the_order_of_the_study_with_every_arm_in_its_counts() -> None:
-    runs = measured(random=[0.5], **{"wt_st@layer1": [0.7, 0.9], "wt_st@stem": [0.6]})
-    (table,) = sweeps(swept(), runs, "auroc")
-    assert table.caption == "net, wt_st"
-    assert [row[:3] for row in table.rows] == [
-        ("stem", "1/2", "0.600"),
-        ("layer1", "2/1", "0.800"),
-        ("head", "3/0", "–"),
-    ]
-    spans = [row[3] for row in table.rows]
-    assert spans[0].startswith("–\n")
-    assert " to " in spans[1]
-    assert spans[2] == "no finished run"
-
-
-@pytest.mark.parametrize(
-    "study", [{"arms": {"random": {}}}, swept(truncate="layer1"), {"arms": {"a@x": {"depth": "x"}}}, {}]
-)
-def test_arms_that_differ_in_more_than_depth_are_no_sweep(study: dict[str, Any]) -> None:
-    runs = measured(random=[0.5], **{"wt_st@stem": [0.6], "wt_st@layer1": [0.7], "a@x": [0.6]})
-    assert sweeps(study, runs, "auroc") == []
-    assert sweeps(swept(), runs, "auprc") == []
-    assert sweeps(swept(), pd.DataFrame(), "auroc") == []
 
 
 def test_the_page_has_the_tables_before_the_insides(build: Callable[..., Contents]) -> None:

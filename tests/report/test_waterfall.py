@@ -131,7 +131,8 @@ def test_every_bar_and_interval_is_inside_the_picture(comparison: Make, half: fl
     ((low, high),) = domains
     values = frame[["start", "end", "low", "high"]].to_numpy()
     assert low < np.nanmin(values)
-    assert np.nanmax(values) < high
+    assert np.nanmax(values) <= high <= 1  # no arm has an AUROC beyond 1
+    assert high == 1 or np.nanmax(values) < high
     assert high - low < 1.2 * (np.nanmax(values) - np.nanmin(values))
 
 
@@ -216,3 +217,58 @@ def test_two_sources_have_a_waterfall_each(build: Callable[..., Contents]) -> No
     text = page(replace(contents, study=study, comparisons=[*contents.comparisons, *more]))
     captions = re.findall(r'<figcaption>([^<]*)</figcaption>\s*<div class="chart" id="fall-', text)
     assert captions == ["net, pretrained", "net, other"]
+
+
+def of_three_classes(contents: Contents, **data: Any) -> Contents:
+    """With a comparison of each of three classes."""
+
+    def classes(row: ArmComparison) -> ArmComparison:
+        found = row.comparison
+        own = {
+            index: replace(
+                found,
+                values_a=tuple(value + shift for value in found.values_a),
+                values_b=tuple(value + shift for value in found.values_b),
+                low=found.low * (1 + index),
+            )
+            for index, shift in enumerate((0.02, 0.0, -0.2))
+        }
+        return replace(row, comparison=replace(found, per_class=own))
+
+    study = {**contents.study, "data": {**contents.study["data"], **data}}
+    return replace(contents, study=study, comparisons=[classes(row) for row in contents.comparisons])
+
+
+def test_single_classes_have_waterfalls_in_a_fold_below(build: Callable[..., Contents]) -> None:
+    contents = build(models=("net",), diverged=None)
+    names = ["oedema", "mass", "</b>"]
+    text = page(of_three_classes(contents, classes=names))
+    fold = text[text.index('<details class="classes"><summary>Each class by itself') :]
+    assert text.index('id="fall-0"') < text.index('id="fall-class-0"') < text.index('id="gain-0"')
+    fold = fold[: fold.index("</details>")]
+    captions = re.findall(r"<figcaption>([^<]*)</figcaption>", fold)
+    assert captions == ["net: oedema", "net: mass", "net: &lt;/b&gt;"]
+    (label,) = re.findall(r'id="fall-class-1" role="img" aria-label="([^"]*)"', fold)
+    assert label.startswith("Test AUROC (mass) of net, from random to pretrained. random: 0.8")
+    assert "corrected for all classes of all comparisons of the network (Holm)" in fold
+    assert "fall-class" not in page(contents)  # metrics without classes
+    assert "fall-class" not in page(of_three_classes(contents, classes=["no", "yes"]))
+    both = page(of_three_classes(contents, classes=["mass", "oedema"], task="multilabel"))
+    assert both.count('id="fall-class-') == 2
+
+
+def test_a_bar_of_one_length_is_one_difference_in_all_classes(comparison: Make) -> None:
+    wide, narrow = table(comparison, 0.1), table(comparison, 0.01)
+    narrow[["start", "end", "low", "high"]] += 0.3
+    found = waterfall.same_lengths([wide, narrow])
+    assert found[0][1] - found[0][0] == pytest.approx(found[1][1] - found[1][0])
+    for (low, high), frame in zip(found, (wide, narrow), strict=True):
+        values = frame[["start", "end", "low", "high"]].to_numpy()
+        assert low < np.nanmin(values)
+        assert np.nanmax(values) < high
+    assert waterfall.same_lengths([]) == []
+    ends = waterfall.same_lengths([table(comparison, 0.1), table(comparison, 0.3)], (0.0, 1.0))
+    assert [high for _, high in ends] == [1, 1]  # moved within the metric's bounds, as long as before
+    assert ends[0] == pytest.approx(ends[1])
+    spec = waterfall.draw_waterfall(narrow, metric="auroc", styles=arm_styles(ARMS), domain=found[1]).to_dict()
+    assert list(found[1]) in _all(spec, "domain")

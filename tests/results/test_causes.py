@@ -13,6 +13,7 @@ from transfuse.results.causes import Waterfall, cause_of, cause_pairs, step_of, 
 from transfuse.results.claims import GAIN_TEXTS
 from transfuse.results.recommend import recommend
 from transfuse.statistics.comparison import Comparison, compare
+from transfuse.statistics.many import compare_all
 
 FULL, SCALE, FROZEN = {"depth": "all"}, {"rest": "mean_var"}, {"depth": "all", "freeze": "all"}
 ARMS: dict[str, dict[str, Any]] = {
@@ -189,6 +190,35 @@ def test_two_sources_make_two_waterfalls() -> None:
     assert [fall.steps[0].arm for fall in found] == ["mean_var", "scale_y"]
 
 
+def test_a_class_has_the_same_steps_and_the_numbers_of_its_own() -> None:
+    generator = np.random.default_rng(3)
+    target = np.arange(150) % 3
+    scores = {}
+    for arm, strength in STRENGTH.items():
+        raw = generator.normal(size=(3, 150, 3)) + strength * np.eye(3)[target] * [0.5, 1.0, 2.0]
+        scores[arm] = np.exp(raw) / np.exp(raw).sum(axis=-1, keepdims=True)
+    pairs = [("random", "mean_var"), ("pretrained", "mean_var"), ("pretrained", "frozen")]
+    found = [compare(target, scores[a], scores[b], range(150), margin=0.02) for a, b in pairs]
+    decided = compare_all(found)
+    fall = fall_of([ArmComparison("net", *pair, one) for pair, one in zip(pairs, decided, strict=True)])
+    assert fall.classes == (0, 1, 2)
+    for index in fall.classes:
+        own = fall.of_class(index)
+        assert (own.bottom, own.top) == (fall.bottom, fall.top)
+        steps, whole = (*own.steps, *own.beside), (*fall.steps, *fall.beside)
+        for step, macro, one, sign in zip(steps, whole, decided, (-1, 1, 1), strict=True):
+            assert (step.cause, step.arm, step.mirrored) == (macro.cause, macro.arm, sign < 0)
+            assert step.difference == sign * one.per_class[index].difference
+            assert step.comparison.family == 9  # classes of all comparisons together
+        assert own.steps[0].end == pytest.approx(own.steps[1].start)
+    mean = np.mean([fall.of_class(index).steps[1].difference for index in fall.classes])
+    assert mean == pytest.approx(fall.steps[1].difference)  # a macro mean
+    lost = replace(decided[1], per_class={**decided[1].per_class, 2: replace(decided[1], difference=math.nan)})
+    rows = [ArmComparison("net", *pair, one) for pair, one in zip(pairs, [decided[0], lost, decided[2]], strict=True)]
+    assert fall_of(rows).classes == (0, 1)
+    assert fall_of([compared("mean_var", "random", "brier"), compared("pretrained", "mean_var", "brier")]).classes == ()
+
+
 def made(row: ArmComparison, verdict: Any) -> Comparison:
     return replace(row.comparison, verdict=verdict)
 
@@ -209,3 +239,20 @@ def test_a_study_against_pretrained_weights_tells_the_same_causes_and_each_arm_o
     assert [reason.partition(":")[0] for reason in reasons] == ["Feature reuse", "Adaptation"]
     assert reasons[0].startswith("Feature reuse: the learned features themselves help")
     assert "pretrained weights against Mean Var weights: +" in reasons[0]
+
+
+def test_why_a_class_is_open_is_of_the_class_and_not_of_the_mean() -> None:
+    generator, target = np.random.default_rng(0), np.tile([0, 1, 2], 40)
+    scores = [generator.normal(size=(3, 120, 3)) + effect * np.eye(3)[target] for effect in (1.0, 0.9)]
+    found = compare(target, *scores, range(120), 0.02)
+    taken = replace(found, verdict="undecided", p_difference=0.02, p_equivalence=0.9, family=5)
+    classes = {
+        c: replace(one, verdict="undecided", p_difference=0.5, p_equivalence=0.9) for c, one in found.per_class.items()
+    }
+    row = ArmComparison("net", "pretrained", "mean_var", replace(taken, per_class=classes))
+    (mean,) = [step for step in [step_of(row, ARMS)] if step]
+    assert mean.why_undecided == "Holm, 5 comparisons"
+    fall = Waterfall((mean,), ())
+    assert fall.of_class(0).steps[0].why_undecided == ""
+    rising = replace(mean, why_undecided="not levelled off")  # of the training, so of every class
+    assert Waterfall((rising,), ()).of_class(0).steps[0].why_undecided == "not levelled off"

@@ -56,7 +56,21 @@ FAR = "no size that was trained is as large (up to 480), so this is extrapolated
             met(48, 48, 210),
             f"R{NEAR} at every size, from 48 training patients on (95 % interval 48 or fewer to 210).",
         ),
-        (met(300, 0, math.inf), "of pretrained weights (no interval can be given)."),
+        (met(300, 0, math.inf), f"From how many training patients on r{NEAR} can't be told: no interval can be given."),
+        (
+            met(300, 48, math.inf),
+            (
+                f"From how many training patients on r{NEAR} can't be told: the interval holds every number that could "
+                "be told, 48 or fewer to more than 4,800."
+            ),
+        ),
+        (
+            met(math.inf, 48, math.inf),
+            (
+                f"From how many training patients on r{NEAR} can't be told: the interval holds every number that could "
+                "be told, 48 or fewer to more than 4,800."
+            ),
+        ),
     ],
 )
 def test_where_scratch_comes_up_to_transfer_is_said(within: Crossover, expected: str) -> None:
@@ -83,6 +97,34 @@ def test_what_cannot_be_said_of_more_patients_is_not() -> None:
     )
     (line,) = sentences(DataSizes("net", (far,)), "random", SUBJECTS, [])
     assert line == "What 100 more training patients would add is not said: beyond 10 x the largest size."
+
+
+def flat(arm: str, within: Crossover | None, values: Any = (0.88, 0.9, 0.92)) -> ArmDataSize:
+    curve = data_size_curve(SIZES, [values] * len(SIZES))
+    return ArmDataSize(arm, curve, Worth(100, SizeEstimate(0.0, -0.01, 0.01), ""), within, within)
+
+
+def test_no_crossover_is_claimed_where_neither_curve_changes_with_the_size() -> None:
+    found = DataSizes("net", (flat("random", None), flat("pretrained", met(210))))
+    first, more = sentences(found, "random", SUBJECTS, ["pretrained"])
+    assert first == (
+        "From how many training patients on random weights are within 0.02 AUROC of pretrained weights can't be told: "
+        "no difference between the sizes can be told from chance."
+    )
+    assert more.endswith("; where one holds 0 it may be nothing.")
+    rising = DataSizes("net", (row("random", None), flat("pretrained", met(210))))
+    assert sentences(rising, "random", SUBJECTS, ["pretrained"])[0].startswith("From about 210 training patients on")
+    throughout = DataSizes("net", (flat("random", None), flat("pretrained", met(math.inf, 600, math.inf))))
+    assert sentences(throughout, "random", SUBJECTS, ["pretrained"])[0].startswith("Random weights stay more than")
+
+
+def test_a_curve_that_misses_the_means_of_its_seeds_is_noted_with_both_numbers() -> None:
+    through = flat("pretrained", met(210))
+    assert not any("misses" in note for note in notes(DataSizes("net", (through,))))
+    jumps = data_size_curve(SIZES, [[value - 0.001, value + 0.001] for value in (0.9, 0.6, 0.9, 0.6)])
+    (note,) = (one for one in notes(DataSizes("net", (replace(through, curve=jumps),))) if "misses" in one)
+    assert note.startswith("The fitted curve of pretrained misses the means of its seeds by half the margin or more: ")
+    assert f"{jumps.at(480).value:.3f} at 480 patients, where its seeds have 0.600" in note
 
 
 def test_only_the_first_arms_with_transfer_are_told_of() -> None:
@@ -139,3 +181,62 @@ def test_the_curves_come_from_the_arms_at_each_size() -> None:
     assert pretrained.within.patients <= pretrained.crossing.patients
     alone = data_sizes("net", {name: tested[name] for name in ("pretrained", "lost")}, "random", 0.02)
     assert [one.within for one in alone.arms] == [None]
+
+
+def made(**sizes: dict[int, float]) -> dict[str, dict[int, Any]]:
+    """Arms by number of training patients, as well as they separate 80 test patients."""
+    target, rng = np.tile([0, 1], 40), np.random.default_rng(1)
+
+    def arm(separation: float) -> Any:
+        return arm_of_scores(target, rng.normal(separation * target, 1.0, (3, 80)), range(80))
+
+    return {name: {size: arm(one) for size, one in of.items()} for name, of in sizes.items()}
+
+
+def test_arms_without_a_size_in_common_are_told_and_the_others_stay() -> None:
+    """As a study has it that was interrupted."""
+    tested = made(
+        random={40: 1.0, 80: 1.2, 160: 1.4},
+        pretrained={10: 1.0, 20: 1.2, 40: 1.4},
+        other={40: 1.5, 80: 1.6, 160: 1.7},
+    )
+    found = data_sizes("net", tested, "random", 0.02)
+    assert [row.within is None for row in found.arms] == [True, True, False]
+    assert found.unmet == {
+        "pretrained": "random has results at 40 to 160 training patients and pretrained at 10 to 40: no range in common"
+        "common"
+    }
+    lines = sentences(found, "random", SUBJECTS, ["pretrained", "other"])
+    assert (
+        "From how many training patients on random weights are as good as pretrained weights is not said: random has "
+        "results at 40 to 160 training patients and pretrained at 10 to 40: no range in common." in lines
+    )
+
+
+@pytest.mark.parametrize("still", ["random", "pretrained"])
+def test_nothing_is_read_off_curves_of_trainings_that_were_cut_short(still: str) -> None:
+    tested = made(random={20: 0.3, 40: 0.7, 80: 1.2}, pretrained={20: 1.5, 40: 1.7, 80: 1.8})
+    free = data_sizes("net", tested, "random", 0.02)
+    assert (free.unmet, free.rising) == ({}, {})
+    found = data_sizes("net", tested, "random", 0.02, {still: {80, 20}})
+    assert [row.curve.patients for row in found.arms] == [(20, 40, 80)] * 2
+    assert all(row.within is None and row.crossing is None for row in found.arms)
+    assert found.rising == {still: (20, 80)}
+    lines = sentences(found, "random", SUBJECTS, ["pretrained"])
+    reason = f"the training of {still} had not levelled off at 20 and 80 training patients"
+    assert (
+        f"From how many training patients on random weights are as good as pretrained weights is not said: {reason}."
+    ) in lines
+    assert not any(f"with {SUBJECTS[still]}" in line for line in lines)
+    (row,) = [row for row in found.arms if row.arm == still]
+    assert math.isnan(row.worth.gain.value)
+    assert row.worth.note == "training had not levelled off at 20 and 80 training patients"
+    assert any(
+        note.startswith(f"{still.capitalize()}: training had not levelled off at 20 and 80 training patients, so")
+        for note in notes(found)
+    )
+
+
+def test_more_patients_that_make_it_worse_are_not_said_to_improve() -> None:
+    (line,) = sentences(DataSizes("net", (row("random", None, -0.023),)), "random", SUBJECTS, [])
+    assert "would change (above 0 is better) test AUROC by \N{MINUS SIGN}0.023" in line

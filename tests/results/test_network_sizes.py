@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from transfuse.results.network_sizes import RISING, Answer, ArmSize, Name, Sizes, sizes
+from transfuse.results.network_sizes import RISING, Answer, ArmSize, Name, Sizes, Timing, Timings, sizes
 from transfuse.results.smallest_network import amount, sentences
 from transfuse.statistics.arm import Arm, arm_of_scores
 from transfuse.statistics.comparison import compare_arms, estimate_arm
@@ -79,6 +79,27 @@ def test_records_without_macs_are_judged_by_parameters() -> None:
     assert sizes(ONE, table(dict.fromkeys(ONE, (5, None))), 0.05) is None
 
 
+def test_latency_is_a_cost_where_every_arm_was_timed() -> None:
+    timed = {("net", "full"): Timing(3.0, 2.9, 3.1), ("net", "cut"): Timing(4.0, 3.9, 4.1), ("net", "stub"): FAST}
+    found = sizes(ONE, table(COSTS), 0.05, timings=Timings(timed, "On this machine."))
+    assert found is not None
+    assert found.timed == "On this machine."
+    assert {row.name: row.timing for row in found.rows} == timed
+    assert [answer.cost for answer in found.answers] == ["parameters", "macs", "latency"]
+    names = {name[1]: name for name in ONE}
+    by_latency = front({label: ONE[name] for label, name in names.items()}, {k[1]: t.median for k, t in timed.items()})
+    chances = {row.name: row.not_dominated for row in by_latency.rows}
+    assert {row.name.arm: row.not_dominated["latency"] for row in found.rows} == chances
+    del timed["net", "stub"]
+    some = sizes(ONE, table(COSTS), 0.05, timings=Timings(timed, "Not timed: net · stub."))
+    assert some is not None
+    assert [answer.cost for answer in some.answers] == ["parameters", "macs"]
+    assert some.timed == "Not timed: net · stub."
+
+
+FAST = Timing(0.5, 0.4, 0.6)
+
+
 def test_networks_are_judged_together_and_by_themselves() -> None:
     two = {**ONE, ("other", "full"): arm(2.6, 3), ("other", "cut"): arm(1.0, 4), ("third", "full"): arm(1.0, 5)}
     costs = {**COSTS, ("other", "full"): (700_000, 50), ("other", "cut"): (600_000, 50), ("third", "full"): (5, 5)}
@@ -128,17 +149,18 @@ def test_one_seed_an_arm_is_no_test() -> None:
     assert "could be tested" in said or "smallest arm too" in said
 
 
-LESS = "that is less than 0.02 AUROC worse than the best, big, is"
+LESS = "that is shown to be less than 0.02 AUROC worse than the best, big, is"
 FEWER = "2.00\xa0M parameters instead of 9.00\xa0M"
 FEWER_MACS = "5.00\xa0k MACs instead of 9.00\xa0k"
-NONE = "Corrected for looking at 4 arms (Holm), none is shown."
-ANOTHER = "Corrected for looking at 4 arms (Holm), it is small."
+ALONE = "By its own test alone, not corrected for looking at 4 arms (Holm), it would be tiny."
+BOTH = "2 parameters instead of 9 and 7 MACs instead of 90."
+FASTER = "1.23\xa0ms an image instead of 12.0\xa0ms."
 BIG, SMALL, TINY = Name("net", "big"), Name("net", "small"), Name("net", "tiny")
 
 
-def answer(cost: str, smallest: Name, together: Name, ends: tuple[int, int], **changes: object) -> Answer:
+def answer(cost: str, smallest: Name, alone: Name, ends: tuple[float, float], **changes: object) -> Answer:
     given = {"model": "", "probability": 0.97, "less": 4, "tested": 4, **changes}
-    return Answer(cost=cost, best=BIG, smallest=smallest, together=together, costs=ends, **given)  # type: ignore[arg-type]
+    return Answer(cost=cost, best=BIG, smallest=smallest, alone=alone, costs=ends, **given)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -149,10 +171,10 @@ def answer(cost: str, smallest: Name, together: Name, ends: tuple[int, int], **c
             [f"The smallest arm {LESS} small (probability 97 %): {FEWER} and {FEWER_MACS}."],
         ),
         (
-            [answer("parameters", SMALL, BIG, (2, 9)), answer("macs", TINY, SMALL, (7, 90))],
+            [answer("parameters", SMALL, TINY, (2, 9)), answer("macs", BIG, TINY, (90, 90))],
             [
-                f"The arm of the fewest parameters {LESS} small (probability 97 %): 2 parameters instead of 9. {NONE}",
-                f"The arm of the fewest MACs {LESS} tiny (probability 97 %): 7 MACs instead of 90. {ANOTHER}",
+                f"The arm of the fewest parameters {LESS} small (probability 97 %): 2 parameters instead of 9. {ALONE}",
+                f"No arm of fewer MACs than the best, big, is shown to be less than 0.02 AUROC worse. {ALONE}",
             ],
         ),
         (
@@ -160,6 +182,25 @@ def answer(cost: str, smallest: Name, together: Name, ends: tuple[int, int], **c
             [
                 "No arm of fewer parameters than the best, big, is shown to be less than 0.02 AUROC worse.",
                 "The best arm, big, is the arm of the fewest MACs too.",
+            ],
+        ),
+        (
+            [
+                answer("parameters", TINY, TINY, (2, 9)),
+                answer("macs", TINY, TINY, (7, 90)),
+                answer("latency", SMALL, SMALL, (1.234, 12.0)),
+            ],
+            [
+                f"The arm of the fewest parameters and the fewest MACs {LESS} tiny (probability 97 %): {BOTH}",
+                f"The arm of the least latency {LESS} small (probability 97 %): {FASTER}",
+            ],
+        ),
+        (
+            [answer("parameters", SMALL, SMALL, (2, 9)), answer("latency", BIG, TINY, (5.0, 5.0), less=5, tested=3)],
+            [
+                f"The arm of the fewest parameters {LESS} small (probability 97 %): 2 parameters instead of 9.",
+                "No arm of less latency than the best, big, is shown to be less than 0.02 AUROC worse. "
+                + ALONE.replace("4", "3"),
             ],
         ),
         ([answer("macs", BIG, BIG, (9, 9), tested=0)], ["No arm smaller than the best, big, could be tested."]),
@@ -173,6 +214,34 @@ def answer(cost: str, smallest: Name, together: Name, ends: tuple[int, int], **c
 def test_the_sentence(answers: list[Answer], expected: list[str]) -> None:
     rows = (ArmSize(BIG, {"parameters": 900}, 0.9, 0.8, 1.0),)
     assert sentences(Sizes("auroc", 0.02, rows, tuple(answers))) == expected
+
+
+LEFT = "Of the arms that had levelled off, the best arm, big, is the smallest arm too."
+
+
+@pytest.mark.parametrize(
+    ("value", "reason", "metric", "expected"),
+    [
+        (0.95, RISING, "auroc", f"{LEFT} By the mean huge was better, but had not levelled off."),
+        (0.85, RISING, "auroc", LEFT),
+        (0.95, RISING, "brier", LEFT),
+        (
+            0.95,
+            "one seed",
+            "auroc",
+            LEFT.replace("had levelled off", "could be compared")
+            + " By the mean huge was better, but could not be compared.",
+        ),
+    ],
+)
+def test_a_better_arm_that_was_left_out_is_named(value: float, reason: str, metric: str, expected: str) -> None:
+    """The best of those that count is not the best arm."""
+    rows = (
+        ArmSize(BIG, {"parameters": 900}, 0.9, 0.8, 1.0),
+        ArmSize(Name("net", "huge"), {"parameters": 9_000}, value, 0.8, 1.0, reason=reason),
+    )
+    nothing_smaller = answer("parameters", BIG, BIG, (900, 900), less=0, tested=0)
+    assert sentences(Sizes(metric, 0.02, rows, (nothing_smaller,))) == [expected]
 
 
 def test_amounts_have_three_digits() -> None:

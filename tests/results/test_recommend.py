@@ -117,6 +117,24 @@ def test_undecided_says_what_would_decide(changes: dict[str, Any], cure: str) ->
     assert cure in said.sentence
 
 
+def test_images_of_unknown_patients_are_not_called_patients() -> None:
+    study = {**STUDY, "data": {"name": "folders", "patients_known": False}}
+    said = recommend(study, [against("helps")]).sentence
+    assert "60 test images, patients unknown, 3 seeds per arm" in said
+    for missing in ({}, {"needed_seeds": None}, {"needed_patients": None}, {"low": -math.inf, "high": math.inf}):
+        said = recommend(study, [against("undecided", **{**UNSURE, **missing})]).sentence
+        assert "test image" in said
+        assert "test patient" not in said
+        assert "these patients" not in said
+
+
+def test_a_data_set_has_the_name_that_the_rest_of_the_page_has() -> None:
+    study = {**STUDY, "data": {"name": "table.csv", "dataset": "lesions"}}
+    assert recommend(study, [against("helps")]).sentence.startswith("For small on lesions, ")
+    synthetic = {**study, "data": {**study["data"], "synthetic": True}}
+    assert any("lesions is synthetic" in caveat for caveat in recommend(synthetic, [against("helps")]).caveats)
+
+
 def test_a_large_point_estimate_alone_is_never_a_claim() -> None:
     said = recommend(STUDY, [against("undecided", difference=0.3, low=-0.05, high=0.65)])
     assert said.choice == "can't tell"
@@ -243,7 +261,7 @@ def test_caveats_name_what_limits_the_answer() -> None:
     assert "may not have levelled off: random (1 of 1 seeds)" in text
     assert "fundus-phantom is synthetic" in text
     assert "No patient ids." in text
-    assert "In 1 of 2 comparisons: Class 2 is left out." in text
+    assert "In 1 of 2 comparisons (pretrained − random): Class 2 is left out." in text
     assert "2 comparisons were made. Their verdicts are corrected for that" in text
 
 

@@ -115,7 +115,11 @@ TRUE = np.array([[[8, 1, 2], [5, 0, 5], [3, 3, 3]]] * 2)
         ({"counts_b": TRUE * np.nan}, DataError, r"counts_b\[0, 0, 0\] is nan"),
         ({"counts_b": "none"}, DataError, "counts_b is no array of counts"),
         ({"counts_b": TRUE[:, ::-1]}, DataError, r"true masks of different sizes \(TP \+ FN\)"),
-        ({"counts_b": TRUE[:, :2]}, DataError, "the arms differ in patients|3 patient ids for 2"),
+        (
+            {"counts_b": TRUE[:, :2]},
+            DataError,
+            r"counts_a has shape \(2, 3, 3\) and counts_b \(2, 2, 3\); both arms need the same images",
+        ),
         (
             {"counts_a": np.stack([TRUE[0], TRUE[0] + [1, 0, 0]])},
             DataError,
@@ -128,3 +132,26 @@ def test_bad_counts_are_named(changes: dict[str, Any], error: type[Exception], m
     given = {"counts_a": TRUE, "counts_b": TRUE, "patients": None, "margin": 0.02} | changes
     with pytest.raises(error, match=message):
         compare_counts(**given)
+
+
+def test_pooled_over_no_true_pixel_is_undefined_and_said() -> None:
+    """As `leave_out` has it: there is nothing to overlap with, in one class or in all."""
+    nothing = TRUE * [0, 1, 0]
+    with pytest.raises(DataError, match="dice is undefined, because no image has a true mask"):
+        compare_counts(nothing, nothing * 0, None, 0.02, average="pooled")
+    classes = np.stack([TRUE, nothing], axis=2)
+    found = compare_counts(classes, classes, None, 0.02, average="pooled")
+    assert sorted(found.per_class) == [0]
+    assert any(note.startswith("Class 1 is left out of the mean: 0 positives") for note in found.notes)
+
+
+def test_a_metric_without_classes_speaks_of_none() -> None:
+    """Dice of one class has no positives and negatives, and what a resample lacks is no class."""
+    (said,) = [note for note in compare_counts(TRUE, TRUE[:, ::1], [0, 0, 0], 0.02).notes if "No interval" in note]
+    assert "there are samples of 1 of the patients only; it takes at least 2" in said
+    few = np.array([[[8, 1, 2], [0, 0, 0]]] * 2) * [[[1], [1]]]
+    sparse = np.concatenate([few, np.zeros((2, 30, 3), dtype=int)], axis=1)
+    found = compare_counts(sparse, sparse + np.array([0, 1, 0]), None, 0.02, average="pooled")
+    assert "class" not in " ".join(found.caveats)
+    lost = compare_counts(sparse, sparse, None, 0.02, average="pooled")
+    assert any("of the resamples of patients gave the metric no value" in note for note in lost.notes)

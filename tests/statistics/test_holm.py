@@ -125,3 +125,20 @@ def test_what_is_no_comparison_is_named(found: dict[str, Comparison]) -> None:
         compare_all([found["same"], "helps"])
     with pytest.raises(SpecError, match="level is 2"):
         compare_all(found, level=2)
+
+
+def test_one_comparison_alone_is_not_said_to_be_corrected(found: dict[str, Comparison]) -> None:
+    """At another level it may lose its verdict, but Holm had no part in that; nor is it significant at 5 % then."""
+    sure = replace(found["better"], p_difference=0.005)
+    (strict,) = compare_all([sure], level=1e-6)
+    assert strict.verdict == "undecided"
+    assert not any("Holm" in text for text in strict.caveats)
+    near = replace(found["same"], p_difference=0.03, p_equivalence=1e-9)
+    assert any("statistically significant" in text for text in near.caveats)
+    assert not any("statistically significant" in text for text in compare_all([near], level=0.01)[0].caveats)
+
+
+def test_the_same_scores_twice_are_pointed_at() -> None:
+    target, (scores, other) = arms(np.random.default_rng(0), 1.0, 1.0)
+    assert any("one file was read twice" in text for text in compare(target, scores, scores, range(120), 0.4).caveats)
+    assert not any("read twice" in text for text in compare(target, scores, other, range(120), 0.4).caveats)

@@ -1,9 +1,9 @@
-"""The probability of being on the Pareto front against its definition, and the smallest arm that is not worse."""
+"""The probability of being on the Pareto front, against its definition."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -15,45 +15,17 @@ from transfuse.statistics import pareto
 from transfuse.statistics.arm import Arm, arm_of_scores
 from transfuse.statistics.comparison import compare_arms
 from transfuse.statistics.joint import joint_draws
-from transfuse.statistics.pareto import front, smallest_not_worse
+from transfuse.statistics.pareto import front
+from transfuse.statistics.smallest import smallest_not_worse
 
 Make = Callable[..., dict[str, Arm]]
-
-
-def study(
-    generator: np.random.Generator,
-    effects: Mapping[str, float],
-    *,
-    seeds: int = 4,
-    patients: int = 60,
-    spread: float = 0.2,
-    metric: str = "auroc",
-    folds: np.ndarray | None = None,
-) -> dict[str, Arm]:
-    """Arms on the same samples, two of each patient; what is hard about a patient is shared by all."""
-    positive = np.arange(patients) % 2
-    target, who = np.repeat(positive, 2), np.repeat(np.arange(patients), 2)
-    shared = 0.7 * generator.normal(size=patients)[who] + 0.4 * generator.normal(size=2 * patients)
-    found = {}
-    for name, effect in effects.items():
-        scores = target * (effect + spread * generator.normal(size=(seeds, 1)))
-        scores = scores + shared + 0.5 * generator.normal(size=(seeds, patients))[:, who]
-        if metric != "auroc":  # probabilities
-            scores = 1 / (1 + np.exp(-(scores - effect / 2)))
-        found[name] = arm_of_scores(target, scores, who, metric, folds[who] if folds is not None else None)
-    return found
-
-
-@pytest.fixture
-def generator() -> np.random.Generator:
-    return np.random.default_rng(7)
 
 
 EFFECTS = {"tiny": 0.9, "small": 1.4, "middle": 1.3, "large": 1.6}
 COSTS = {"tiny": 1.0, "small": 2.0, "middle": 2.0, "large": 9.0}
 
 
-def test_the_share_is_that_of_draws_in_which_no_arm_dominates(generator: np.random.Generator) -> None:
+def test_the_share_is_that_of_draws_in_which_no_arm_dominates(generator: np.random.Generator, study: Make) -> None:
     arms = study(generator, EFFECTS)
     drawn = joint_draws(list(arms.values()))
     names = list(arms)
@@ -78,7 +50,7 @@ def test_the_share_is_that_of_draws_in_which_no_arm_dominates(generator: np.rand
 @pytest.mark.parametrize("with_folds", [False, True], ids=["one test set", "folds"])
 @pytest.mark.parametrize("seeds", [3, 5])
 def test_a_difference_of_two_draws_is_distributed_as_compare_says(
-    generator: np.random.Generator, seeds: int, with_folds: bool
+    generator: np.random.Generator, seeds: int, with_folds: bool, study: Make
 ) -> None:
     folds = np.arange(60) // 12 if with_folds else None
     for _ in range(3):
@@ -93,7 +65,9 @@ def test_a_difference_of_two_draws_is_distributed_as_compare_says(
         assert 0.05 < outside < 0.2
 
 
-def test_with_many_seeds_and_patients_the_variance_is_that_of_compare(generator: np.random.Generator) -> None:
+def test_with_many_seeds_and_patients_the_variance_is_that_of_compare(
+    generator: np.random.Generator, study: Make
+) -> None:
     arms = study(generator, {"a": 1.5, "b": 1.2}, seeds=24, patients=60, spread=0.4)
     found = compare_arms(arms["a"], arms["b"], 0.05)
     one, other = joint_draws([arms["a"], arms["b"]])
@@ -103,7 +77,7 @@ def test_with_many_seeds_and_patients_the_variance_is_that_of_compare(generator:
     assert np.std(one - other) > 1.2 * patients_only, "the seeds are a part of it that can be seen"
 
 
-def test_an_equal_costlier_arm_is_called_better_at_the_rate_of_a_test() -> None:
+def test_an_equal_costlier_arm_is_called_better_at_the_rate_of_a_test(study: Make) -> None:
     generator = np.random.default_rng(3)
     found = []
     for _ in range(80):
@@ -116,7 +90,7 @@ def test_an_equal_costlier_arm_is_called_better_at_the_rate_of_a_test() -> None:
     assert stats.kstest(chances, "uniform").pvalue > 0.01
 
 
-def test_a_known_front_is_found() -> None:
+def test_a_known_front_is_found(study: Make) -> None:
     generator = np.random.default_rng(5)
     truth = {"tiny": 0.5, "waste": 0.4, "small": 2.0, "poor": 0.5, "large": 4.5}
     costs = {"tiny": 1.0, "waste": 2.0, "small": 3.0, "poor": 4.0, "large": 5.0}
@@ -129,7 +103,7 @@ def test_a_known_front_is_found() -> None:
     assert np.mean(right) > 0.9
 
 
-def test_names_order_and_scale_do_not_matter_and_copies_count_once(generator: np.random.Generator) -> None:
+def test_names_order_and_scale_do_not_matter_and_copies_count_once(generator: np.random.Generator, study: Make) -> None:
     arms = study(generator, EFFECTS)
     found = {row.name: row.not_dominated for row in front(arms, COSTS).rows}
     turned = dict(reversed(list(arms.items())))
@@ -146,7 +120,7 @@ def test_names_order_and_scale_do_not_matter_and_copies_count_once(generator: np
     assert {name: dearer[name] for name in found} == found
 
 
-def test_where_lower_is_better_the_lower_arm_dominates(generator: np.random.Generator) -> None:
+def test_where_lower_is_better_the_lower_arm_dominates(generator: np.random.Generator, study: Make) -> None:
     arms = study(generator, {"poor": 0.2, "good": 4.0}, metric="brier")
     rows = front(arms, {"good": 1, "poor": 2}).rows
     assert rows[0].value < rows[1].value
@@ -156,7 +130,7 @@ def test_where_lower_is_better_the_lower_arm_dominates(generator: np.random.Gene
     assert found.rows[0].difference < 0
 
 
-def test_a_row_is_the_estimate_of_its_arm_and_the_rows_are_a_table(generator: np.random.Generator) -> None:
+def test_a_row_is_the_estimate_of_its_arm_and_the_rows_are_a_table(generator: np.random.Generator, study: Make) -> None:
     arms = study(generator, EFFECTS)
     found = front(arms, COSTS)
     table = pd.DataFrame(found.rows)
@@ -166,7 +140,7 @@ def test_a_row_is_the_estimate_of_its_arm_and_the_rows_are_a_table(generator: np
     assert table["seeds"].eq(4).all()
 
 
-def test_an_arm_of_one_seed_is_left_out_and_named(generator: np.random.Generator) -> None:
+def test_an_arm_of_one_seed_is_left_out_and_named(generator: np.random.Generator, study: Make) -> None:
     arms = study(generator, EFFECTS)
     one = study(np.random.default_rng(7), {"single": 5.0}, seeds=1)
     found = front({**arms, **one}, {**COSTS, "single": 0.5})
@@ -180,7 +154,7 @@ def test_an_arm_of_one_seed_is_left_out_and_named(generator: np.random.Generator
     assert [math.isnan(row.not_dominated) for row in alone.rows] == [True]
 
 
-def test_arms_at_the_bound_cannot_be_told_apart_but_beat_others(generator: np.random.Generator) -> None:
+def test_arms_at_the_bound_cannot_be_told_apart_but_beat_others(generator: np.random.Generator, study: Make) -> None:
     arms = study(generator, {"low": 0.5, "perfect": 60.0, "also": 60.0}, spread=0.0)
     costs = {"low": 3, "perfect": 2, "also": 1}
     both = {row.name: row for row in front(arms, costs).rows}
@@ -201,81 +175,6 @@ def test_too_few_patients_give_no_probability() -> None:
         assert "fewer than two patients" in row.reason or "of the patients" in row.reason
 
 
-def test_the_smallest_is_by_the_test_of_compare(generator: np.random.Generator) -> None:
-    arms = study(
-        generator, {"tiny": 0.3, "small": 2.6, "middle": 2.7, "large": 2.8}, seeds=3, patients=100, spread=0.05
-    )
-    costs = {"tiny": 1, "small": 2, "middle": 2, "large": 9}
-    found = smallest_not_worse(arms, costs, margin=0.05, reference="large")
-    for row in found.rows:
-        if row.name != "large":
-            test = compare_arms(arms[row.name], arms["large"], 0.05)
-            assert row.probability == 1 - test.p_not_worse
-            assert row.shown == test.not_worse
-            assert (row.difference, row.low, row.high) == (test.difference, test.low, test.high)
-    shown = {row.name for row in found.rows if row.shown}
-    assert shown == {"small", "middle", "large"}
-    # Of two that cost the same, the better one.
-    assert found.name == max(("small", "middle"), key=lambda name: {row.name: row.value for row in found.rows}[name])
-    by_default = smallest_not_worse(arms, costs, margin=0.05)
-    assert by_default.reference == max(arms, key=lambda name: {row.name: row.value for row in found.rows}[name])
-    assert smallest_not_worse(arms, costs, margin=0.05, level=1 - 1e-12, reference="large").name == "large"
-
-
-def test_the_best_arm_may_be_the_answer_itself(generator: np.random.Generator) -> None:
-    arms = study(generator, {"tiny": 0.3, "large": 3.0}, patients=100)
-    assert smallest_not_worse(arms, {"tiny": 1, "large": 2}, margin=0.02).name == "large"
-    only = smallest_not_worse({"large": arms["large"]}, {"large": 2}, margin=0.02)
-    assert (only.name, only.name_together, only.rows[0].probability) == ("large", "large", 1)
-
-
-def test_many_small_arms_are_corrected_for_together(generator: np.random.Generator) -> None:
-    arms = study(generator, {f"a{k}": 2.0 for k in range(6)}, patients=80)
-    costs = {name: place + 1.0 for place, name in enumerate(arms)}
-    found = smallest_not_worse(arms, costs, margin=0.1, reference="a4")
-    less = [row for row in found.rows if row.cost < 5]
-    p_values = np.array([1 - row.probability for row in less])
-    # Holm by definition: the k-th smallest against level / (K - k), and none after the first that fails.
-    alive, expected = True, set()
-    for place, index in enumerate(np.argsort(p_values)):
-        alive = alive and p_values[index] <= 0.05 / (len(less) - place)
-        expected |= {less[index].name} if alive else set()
-    assert {row.name for row in less if row.together} == expected
-    more = next(row for row in found.rows if row.name == "a5")
-    assert more.together == more.shown, "what costs more is no candidate"
-    cheapest = [row.name for row in less if row.together]
-    assert found.name_together == (cheapest[0] if cheapest else "a4")
-    assert any(row.shown and not row.together for row in less), "the correction has something to take away here"
-
-
-def test_other_costs_keep_the_tests(generator: np.random.Generator) -> None:
-    arms = study(generator, EFFECTS, patients=100)
-    found = smallest_not_worse(arms, COSTS, margin=0.1, reference="small")
-    other = {"tiny": 9.0, "small": 5.0, "middle": 2.0, "large": 1.0}
-    assert found.priced(other) == smallest_not_worse(arms, other, margin=0.1, reference="small")
-    with pytest.raises(SpecError, match="arm 'tiny' has no cost; did you mean 'tinny'"):
-        found.priced({"tinny": 1.0})
-
-
-def test_the_best_arm_as_reference_makes_no_arm_look_better(generator: np.random.Generator) -> None:
-    """So its choice by the data costs power and not validity: no arm, the truly best one included, is above it."""
-    arms = study(generator, EFFECTS, patients=40)
-    chosen = {row.name: row.difference for row in smallest_not_worse(arms, COSTS, margin=0.05).rows}
-    for reference in arms:
-        fixed = smallest_not_worse(arms, COSTS, margin=0.05, reference=reference)
-        for row in fixed.rows:
-            assert chosen[row.name] <= row.difference + 1e-12
-
-
-def test_a_reference_of_one_seed_gives_no_test(generator: np.random.Generator) -> None:
-    arms = {**study(generator, EFFECTS), **study(np.random.default_rng(7), {"single": 5.0}, seeds=1)}
-    costs = {**COSTS, "single": 20}
-    assert smallest_not_worse(arms, costs, margin=0.02).reference != "single"
-    against = smallest_not_worse(arms, costs, margin=0.02, reference="single")
-    assert against.name == "single"
-    assert all(math.isnan(row.probability) for row in against.rows if row.name != "single")
-
-
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
@@ -284,24 +183,17 @@ def test_a_reference_of_one_seed_gives_no_test(generator: np.random.Generator) -
         ({"costs": {**COSTS, "tiny": -1.0}}, SpecError, "cost of 'tiny' is -1.0; expected a finite number >= 0"),
         ({"costs": {**COSTS, "tiny": math.nan}}, SpecError, "cost of 'tiny' is nan"),
         ({"arms": {}}, DataError, "there is no arm; expected at least one"),
-        ({"reference": "larg"}, SpecError, "reference is 'larg', which is no arm; did you mean 'large'"),
-        ({"margin": 0}, SpecError, "margin is 0; expected a number > 0"),
-        ({"level": 95}, SpecError, "level is 95; expected a number between 0 and 1, as 0.95"),
     ],
 )
 def test_what_cannot_be_meant_is_named(
-    generator: np.random.Generator, change: dict[str, object], error: type[Exception], message: str
+    generator: np.random.Generator, study: Make, change: dict[str, object], error: type[Exception], message: str
 ) -> None:
-    given = {"arms": study(generator, EFFECTS, patients=12), "costs": COSTS, "margin": 0.02, **change}
-    arms, costs = given.pop("arms"), given.pop("costs")
+    given = {"arms": study(generator, EFFECTS, patients=12), "costs": COSTS, **change}
     with pytest.raises(error, match=message):
-        smallest_not_worse(arms, costs, **given)  # type: ignore[arg-type]
-    if set(change) & {"arms", "costs"}:
-        with pytest.raises(error, match=message):
-            front(arms, costs)  # type: ignore[arg-type]
+        front(**given)  # type: ignore[arg-type]
 
 
-def test_arms_of_other_patients_are_refused(generator: np.random.Generator) -> None:
+def test_arms_of_other_patients_are_refused(generator: np.random.Generator, study: Make) -> None:
     arms = study(generator, {"a": 1.0}) | study(generator, {"b": 1.0}, patients=40)
     with pytest.raises(DataError, match="arms 'a' and 'b' cannot stand side by side: the arms differ in patients"):
         front(arms, {"a": 1, "b": 2})

@@ -107,6 +107,14 @@ def test_too_few_validations_cannot_be_told(run: tuple[list[float], list[float]]
     assert found.reason == "validations on both sides of two thirds of the steps are missing in 1 of 3 runs"
 
 
+def test_runs_that_still_rose_are_not_excused_by_one_without_validations() -> None:
+    rose = (STEPS, [0.3, 0.5, 0.8])
+    found = plateau([rose, ([300], [0.8]), rose], 0.05)
+    assert (found.plateaued, found.reason) == (False, "")
+    assert found.gained == pytest.approx(0.3)
+    assert found.gains[1] is None
+
+
 def test_two_validations_are_enough_to_tell() -> None:
     assert plateau([([50, 100], [0.5, 0.8])], 0.05).gained == pytest.approx(0.2)  # two thirds of what came in a half
 

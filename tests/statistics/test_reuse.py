@@ -224,3 +224,11 @@ def test_area_above_random_refuses_what_is_no_correlation(bad: list[float]) -> N
         area_above_random(bad, [0.1])
     with pytest.raises(DataError, match="random has shape"):
         area_above_random([0.1], bad)
+
+
+def test_chance_everywhere_is_not_called_perfect() -> None:
+    """Relative to its own mean a constant metric is 1, which is no bound of AUROC."""
+    target, _ = _scores(1.6, 2, 1)
+    chance = np.full((3, 300), 0.5)
+    method = reuse_share_over_patients(target, chance, chance, np.arange(300)).method
+    assert method.startswith("no interval: the arms give the same value on every resample (0.5 on the sample)")

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import pandas as pd
 import pytest
 
+from transfuse.results.store import Tables
 from transfuse.specs import StudySpec, study_from
-from transfuse.study.conclude import _pairs
+from transfuse.study.conclude import _pairs, _tested
 
 
 def study_of(**changes: Any) -> StudySpec:
@@ -42,3 +45,18 @@ def test_each_network_is_split_by_its_own_weights() -> None:
     study = study_of(arms=arms)
     assert ("pretrained", "of_x") in _pairs(study, "small")
     assert ("pretrained", "of_x") not in _pairs(study, "large")
+
+
+def test_one_label_that_is_unlabelled_in_places_stays_a_label() -> None:
+    """NaN is no class; as a number it would be one far below 0."""
+    rows = [
+        (f"run{seed}", "test", f"s{k}", f"p{k}", [label], [0.1 * k + 0.01 * seed])
+        for seed in range(2)
+        for k, label in enumerate([0.0, 1.0, math.nan, 1.0, 0.0, 1.0])
+    ]
+    predictions = pd.DataFrame(rows, columns=["run_id", "part", "sample_id", "patient_id", "target", "scores"])
+    runs = pd.DataFrame({"run_id": ["run0", "run1"], "model": "net", "arm": "random", "seed": [0, 1]})
+    tables = Tables(runs, pd.DataFrame(), predictions, pd.DataFrame())
+    found = _tested(study_of(), tables, runs["run_id"] != "")
+    (part,) = found["net", "random"].arm.parts
+    assert part.counts[0] == (3, 2)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from transfuse.errors import SpecError
@@ -231,3 +232,22 @@ def test_a_size_without_a_result_leaves_the_arm_without_a_curve(done: tuple[Stor
     (network,) = conclude(store, Plan(study, rows, [])).data_sizes
     assert [row.arm for row in network.arms] == ["random"]
     assert network.missing == {"wide": "2 sizes have a result, and a curve takes 3"}
+
+
+def test_a_size_at_which_training_was_cut_short_is_named(
+    done: tuple[Store, StudySpec, Conclusion], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its validations are replaced by ones that still rise at the end; the verdict of all patients is not concerned."""
+    store, _, found = done
+    runs, history = found.tables.runs, found.tables.history
+    (first, *_) = sorted(set(runs["train_patients"]))
+    own = runs.loc[(runs["arm"] == "wide") & (runs["train_patients"] == first), "run_id"]
+    rose = [(run_id, step, 0.2 * step) for run_id in own for step in (1, 2, 3)]
+    rows = pd.DataFrame(rose, columns=["run_id", "step", "value"]).assign(split="val", quantity="auroc")
+    changed = found.tables._replace(history=pd.concat([history[~history["run_id"].isin(own)], rows]))
+    monkeypatch.setattr(Store, "tables", lambda *_: changed)
+    again = conclude(store, read_plan(store, "sized"))
+    (network,) = again.data_sizes
+    assert network.rising == {"wide": (first,)}
+    assert network.arms[1].within is None
+    assert again.comparisons == found.comparisons

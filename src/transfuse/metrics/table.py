@@ -40,6 +40,8 @@ class Metric:
         curve: of metrics of the order of scores.
         terms: of metrics that are functions of sums.
         question: turns the cases into those that the metric is about.
+        two_classes: its bounds where there are two exclusive classes, or labels; None: the same.
+        no_interval: why its difference has no honest interval, whatever the sample; empty where it has one.
     """
 
     name: str
@@ -51,6 +53,8 @@ class Metric:
     curve: Curve | None = None
     terms: Callable[[Cases], Terms | SparseTerms] | None = None
     question: Callable[[Cases], Cases] | None = None
+    two_classes: tuple[float, float] | None = None
+    no_interval: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,8 @@ def find_metric(name: str) -> Metric:
         SpecError: no such metric; the message holds the nearest name.
     """
     if name not in METRICS:
-        raise SpecError(f"unknown metric {name!r}: {nearest(name, METRICS)}")
+        counted = "; of segmentations: compare_counts, from counted pixels" if str(name).lower() in _COUNTED else ""
+        raise SpecError(f"unknown metric {name!r}{counted or f': {nearest(name, METRICS)}'}")
     return METRICS[name]
 
 
@@ -272,6 +277,7 @@ def _nothing_defined(metric: Metric, counts: dict[int, ClassCounts], weight: np.
     )
 
 
+_COUNTED = ("dice", "jaccard", "iou")
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
@@ -298,11 +304,17 @@ METRICS: dict[str, Metric] = {
             higher_is_better=False,
             probabilities=True,
             terms=calibration_terms,
+            no_interval=(
+                "the calibration error of a finite sample is too large, the more so the better calibrated the network "
+                "is, so that two arms look more alike than they are (Kumar et al. 2019, Roelofs et al. 2022), and no "
+                "resampling takes that out"
+            ),
         ),
         Metric(
             "brier",
             "Brier score",
             bounds=(0.0, 2.0),
+            two_classes=(0.0, 1.0),
             higher_is_better=False,
             probabilities=True,
             terms=brier_terms,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import re
 import statistics
 import time
 from typing import NamedTuple
@@ -69,6 +71,19 @@ def complexity(model: nn.Module, image_size: int | None = None, channels: int | 
         run_weightless(model, _images(model, image_size, channels, 1))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Complexity(parameters, counter.get_total_flops() // 2)
+
+
+def shape_of(model: nn.Module) -> str:
+    """What tells whether two networks do the same work: their modules, with settings, and the shapes of their tensors.
+
+    Weights, and whether they are frozen, play no part.
+
+    >>> shape_of(nn.Linear(3, 2)) == shape_of(nn.Linear(3, 2)), shape_of(nn.Linear(3, 2)) == shape_of(nn.Linear(3, 4))
+    (True, False)
+    """
+    tensors = (f"{name} {tuple(tensor.shape)} {tensor.dtype}" for name, tensor in model.state_dict().items())
+    modules = re.sub(r" at 0x[0-9a-f]+", "", repr(model))  # of functions, where a module shows one
+    return hashlib.sha256("\n".join((modules, *tensors)).encode()).hexdigest()[:12]
 
 
 def latency(

@@ -124,6 +124,7 @@ def _numbers(values: Any) -> str:
 def _parts(rest: dict[str, Any], counted: Mapping[str, tuple[int, int]]) -> list[tuple[str, str]]:
     images = rest.pop("images") if isinstance(rest.get("images"), Mapping) else {}
     patients = rest.pop("patients") if isinstance(rest.get("patients"), Mapping) else {}
+    known = rest.pop("patients_known", True)
     found = []
     for part in dict.fromkeys([*PARTS, *images, *counted]):
         number, people = images.get(part), patients.get(part)
@@ -131,6 +132,7 @@ def _parts(rest: dict[str, Any], counted: Mapping[str, tuple[int, int]]) -> list
             number, people = counted[part]
         if number is not None:
             of = "" if people is None else f" of {phrases.counted(people, 'patient')}"
+            of = of if known else ", patients unknown"
             found.append((f"{PARTS.get(part, part)} part", f"{phrases.counted(number, 'image')}{of}"))
     return found
 

@@ -14,10 +14,23 @@ from transfuse.report.figures import CURVE_HEIGHT, PAGE_INK, PAPER_INK, WIDTH, I
 from transfuse.report.palette import LIGHT, PAGE, Style
 from transfuse.report.scales import arm_scales, inline, styled
 from transfuse.results import arms, phrases
-from transfuse.results.data_size import MORE, ArmDataSize, DataSizes, between, end, notes, sentences
+from transfuse.results.data_size import (
+    MORE,
+    ArmDataSize,
+    DataSizes,
+    between,
+    cannot_tell,
+    end,
+    mean_of_seeds,
+    notes,
+    sentences,
+)
 
 if TYPE_CHECKING:
     import altair
+
+    from transfuse.statistics.crossover import Crossover
+    from transfuse.statistics.data_size import DataSizeCurve
 
 _POINTS = 60
 _DODGE = 1.02
@@ -160,19 +173,26 @@ def data_size_table(found: DataSizes, metric: str, baseline: str) -> Table:
     """The arms in numbers."""
     name = phrases.metric_name(metric)
     met = [row.within for row in found.arms if row.within is not None]
-    heads = ["Arm", f"Fitted test {name}, all patients", f"{MORE} patients more"]
+    heads = ["Arm", f"Test {name}, all patients", "The same, fitted", f"{MORE} patients more"]
+    base = [row.curve for row in found.arms if row.arm == baseline]
     if met:
         heads += [f"{baseline} within {phrases.trimmed(met[0].margin)} from", f"{baseline} as good from"]
     rows = []
     for row in found.arms:
-        cells = [row.arm, _estimate(row), _gain(row)]
+        seeds = phrases.counted(len(row.curve.values[-1]), "seed")
+        cells = [row.arm, f"{phrases.number(mean_of_seeds(row))}\nmean of {seeds}", _estimate(row), _gain(row)]
         if met:
-            cells += [
-                "–" if one is None else f"{end(one.patients, one)}{_far(one.patients, one.largest)}\n{between(one)}"
-                for one in (row.within, row.crossing)
-            ]
+            cells += [_met(one, [row.curve, *base]) for one in (row.within, row.crossing)]
         rows.append(tuple(cells))
     return Table(found.model, tuple(heads), rows)
+
+
+def _met(one: Crossover | None, curves: Sequence[DataSizeCurve]) -> str:
+    """From how many patients on one curve comes up to the other; where that can't be told, no number."""
+    if one is None:
+        return "–"
+    number = "can't tell" if cannot_tell(one, *curves) else f"{end(one.patients, one)}{_far(one.patients, one.largest)}"
+    return f"{number}\n{between(one)}"
 
 
 def _estimate(row: ArmDataSize) -> str:

@@ -19,8 +19,9 @@ from transfuse.results.arms import ArmComparison
 if TYPE_CHECKING:
     import altair
 
-ROW = 52  # height of one comparison in pixels
+ROW = 60  # height of one comparison in pixels
 WIDTH = 640
+NARROW = 620  # a chart of fewer pixels has the numbers of a row in a line of their own
 CURVE_HEIGHT = 300
 FOREST_COLUMNS = ["model", "arm", "baseline", "difference", "low", "high", "verdict", "row", "label"]
 CURVE_COLUMNS = ["model", "arm", "seed", "run_id", "status", "step", "value"]
@@ -38,6 +39,17 @@ class Ink(NamedTuple):
 
 PAPER_INK = Ink()
 PAGE_INK = Ink("var(--ink)", "var(--muted)", "var(--grid)", "var(--band)", "var(--page)")
+
+
+def by_width(narrow: float | str, wide: float | str) -> Any:
+    """A place in a row of a chart, by the room that the page has for it.
+
+    >>> by_width(-3, -9).to_dict()
+    {'expr': 'width < 620 ? -3 : -9'}
+    """
+    import altair as alt
+
+    return alt.expr(f"width < {NARROW} ? {narrow} : {wide}")
 
 
 def forest(comparisons: Sequence[ArmComparison]) -> pd.DataFrame:
@@ -70,19 +82,19 @@ def difference_label(difference: float, low: float, high: float, verdict: str, w
         return "undefined"
     bounded = math.isfinite(low) and math.isfinite(high)
     span = f"({phrases.signed(low)} to {phrases.signed(high)})" if bounded else "(no interval)"
-    said = {"undecided": "can't tell"}.get(verdict, verdict) + (f": {why}" if why else "")
+    said = f"can't tell: {why}" if why and verdict == "undecided" else {"undecided": "can't tell"}.get(verdict, verdict)
     return f"{phrases.signed(difference)} {span} {said}"
 
 
-def forest_domain(frame: pd.DataFrame, margin: float) -> tuple[float, float]:
-    """The range of differences that holds every interval, zero and the margin on both sides."""
+def forest_domain(frame: pd.DataFrame, margin: float, span: float = math.inf) -> tuple[float, float]:
+    """The range of differences that holds every interval, zero and the margin on both sides, none beyond `span`."""
     values = frame[["difference", "low", "high"]].to_numpy(float)
     values = values[~np.isnan(values)]
     low, high = min([-margin, *values]), max([margin, *values])
     if low == high:
         low, high = -1.0, 1.0
     pad = 0.04 * (high - low)
-    return float(low - pad), float(high + pad)
+    return max(float(low - pad), min(-span, low)), min(float(high + pad), max(span, high))
 
 
 def learning_curves(history: pd.DataFrame, runs: pd.DataFrame, quantity: str) -> pd.DataFrame:
@@ -143,14 +155,14 @@ def draw_forest(
     """A forest plot of one network: differences with their 95 % intervals over the band of the margin."""
     import altair as alt
 
-    low, high = domain or forest_domain(frame, margin)
+    low, high = domain or forest_domain(frame, margin, phrases.span(metric))
     records = frame.assign(title=[f"{arm} − {base}" for arm, base in zip(frame["arm"], frame["baseline"], strict=True)])
     height = ROW * max(1, len(frame))
     x = alt.X(
         "low:Q",
         title=f"difference in test {phrases.metric_name(metric)} (right of zero: better)",
         scale=alt.Scale(domain=[low, high], nice=False, zero=False),
-        axis=alt.Axis(format="+~g", tickCount=7, labelExpr="datum.value === 0 ? '0' : datum.label"),
+        axis=alt.Axis(format="+~g", tickCount=7, grid=False, labelExpr="datum.value === 0 ? '0' : datum.label"),
     )
     places = list(range(max(1, len(frame))))
     # Numbers as row positions: two comparisons may share their names, a row never.
@@ -163,18 +175,20 @@ def draw_forest(
     base = alt.Chart(records).encode(y=y)
     bounded = alt.Chart(records[records["low"].notna()]).encode(y=y, color=colour, tooltip=tooltip)
     defined = alt.Chart(records[records["difference"].notna()]).encode(y=y, color=colour, tooltip=tooltip)
-    bounds = pd.DataFrame({"low": [-margin], "high": [margin], "zero": [0.0]})
-    band = alt.Chart(bounds).mark_rect(color=ink.band).encode(x=alt.X("low:Q"), x2="high:Q")
-    zero = alt.Chart(bounds).mark_rule(color=ink.muted, strokeWidth=1).encode(x="zero:Q")
+    # Band and zero lie behind the intervals alone, so that no text crosses them.
+    drop = by_width(15, 9)
+    behind = alt.Chart(records.assign(left=-margin, right=margin, zero=0.0)).encode(y=y)
+    band = behind.mark_rule(color=ink.band, strokeWidth=20, yOffset=drop).encode(x=alt.X("left:Q"), x2="right:Q")
+    zero = behind.mark_tick(color=ink.muted, thickness=1, height=20, yOffset=drop).encode(x="zero:Q")
     dashes = alt.StrokeDash("arm:N", scale=_dashes(frame, styles), legend=None)
     # An interval lies right below its own line of text, and far above the next one's.
-    span = bounded.mark_rule(strokeWidth=3, yOffset=6).encode(x=x, x2="high:Q", strokeDash=dashes)
-    dot = defined.mark_point(size=110, filled=True, opacity=1, yOffset=6).encode(x=alt.X("difference:Q"))
-    limit = alt.expr("max(60, width - 240)")  # the numbers keep their room on a narrow page
-    name = base.mark_text(align="left", fontWeight="bold", dy=-9, limit=limit, color=ink.text).encode(
+    span = bounded.mark_rule(strokeWidth=3, yOffset=drop).encode(x=x, x2="high:Q", strokeDash=dashes)
+    dot = defined.mark_point(size=110, filled=True, opacity=1, yOffset=drop).encode(x=alt.X("difference:Q"))
+    limit = by_width("width - 4", "width - 360")  # the numbers keep their room
+    name = base.mark_text(align="left", fontWeight="bold", dy=by_width(-19, -9), limit=limit, color=ink.text).encode(
         x=alt.value(2), text="title:N"
     )
-    text = base.mark_text(align="right", dy=-9, color=ink.text).encode(
+    text = base.mark_text(align="right", dy=by_width(-4, -9), color=ink.text).encode(
         x=alt.value(alt.expr("width - 2")), text="label:N"
     )
     chart = alt.layer(band, zero, span, dot, name, text).properties(width=WIDTH, height=height)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,17 +14,21 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 
-from transfuse.report import data_facts, figures, learning, pictures, tables, waterfall
+from transfuse.report import data_facts, figures, learning, pictures, tables
 from transfuse.report import network_sizes as of_size
 from transfuse.report.data_size import Amount, data_size_amounts
+from transfuse.report.drawings import Drawing
+from transfuse.report.gain import gain
 from transfuse.report.hover import titled
-from transfuse.report.inside import Topic, topics
+from transfuse.report.inside import topics
 from transfuse.report.palette import DARK, LIGHT, PAGE, Style, arm_styles
-from transfuse.results import arms, causes, caveats, phrases
+from transfuse.report.pareto_figures import chart_costs
+from transfuse.results import arms, caveats, chance, phrases
 from transfuse.results.arms import ArmComparison, ArmEstimate
 from transfuse.results.data_size import DataSizes
 from transfuse.results.network_sizes import Sizes
 from transfuse.results.recommend import Recommendation
+from transfuse.results.shared_work import shared_work
 from transfuse.results.smallest_network import sentences
 from transfuse.results.store import replacing
 
@@ -102,6 +106,7 @@ def write_report(contents: Contents, path: str | Path, *, interactive: bool = Tr
 def render(contents: Contents, *, interactive: bool = True) -> str:
     """The page as text; `interactive` puts the Vega bundle (0.9 MB) into it, else its charts are still pictures."""
     study = contents.study
+    contents = replace(contents, comparisons=chance.withheld(contents.comparisons, contents.estimates, study))
     settings = {str(arm): dict(value or {}) for arm, value in (study.get("arms") or {}).items()}
     seen = [*(row.arm for row in contents.estimates), *(row.arm for row in contents.comparisons)]
     for arm in [*seen, *(arms.arm_runs(contents.runs)["arm"].astype(str) if len(contents.runs) else ())]:
@@ -111,18 +116,16 @@ def render(contents: Contents, *, interactive: bool = True) -> str:
     metric = str(study.get("metric") or "auroc")
     quantity = arms.monitored_quantity(contents.runs, contents.history, metric)
     forests, gains, curves = _charts(contents, styles, baseline, quantity)
-    falls, how_it_falls = _waterfalls(contents, settings, styles)
-    size = _size(contents.network_sizes, styles)
+    where = gain(study, settings, baseline, contents.estimates, contents.comparisons, styles)
+    falls, depths = _drawn("fall", where.falls), _drawn("depth", where.depths)
+    size = _sizes(contents.network_sizes, styles)
     amounts = data_size_amounts(contents.data_sizes, settings, metric, baseline, styles)
     amount_charts = _amount_charts(amounts)
     counts = tables.counts(contents.predictions, contents.runs)
     inside = topics(study, contents.measurements, contents.pictures, contents.analyses)
-    of_classes = [
-        _chart(f"class-{number}", drawing.name, drawing.description, drawing.chart, drawing.fluid)
-        for number, drawing in enumerate(learning.class_curves(contents.runs, contents.history, quantity, styles))
-    ]
-    within = [_topic_charts(place, topic) for place, topic in enumerate(inside)]
-    charts = [*forests, *falls, *gains, *curves, *of_classes, *size[:1], *filter(None, amount_charts)]
+    of_classes = _drawn("class", learning.class_curves(contents.runs, contents.history, quantity, styles))
+    within = [_drawn(f"inside-{place}", topic.drawings) for place, topic in enumerate(inside)]
+    charts = [*forests, *falls, *depths, *gains, *curves, *of_classes, *size, *filter(None, amount_charts)]
     charts += [chart for row in within for chart in row]
     threshold = study.get("threshold")
     speeds = (
@@ -163,9 +166,13 @@ def render(contents: Contents, *, interactive: bool = True) -> str:
         forests=forests,
         gains=gains,
         falls=falls,
-        how_it_falls=how_it_falls,
+        falls_of_classes=_drawn("fall-class", where.of_classes),
+        depths=depths,
+        where=where,
         curves=curves,
         size=size,
+        size_tables=[of_size.size_table(contents.network_sizes)] if contents.network_sizes else (),
+        timed=contents.network_sizes.timed if contents.network_sizes else "",
         smallest=sentences(contents.network_sizes) if contents.network_sizes else (),
         of_classes=of_classes,
         amounts=list(zip(amounts, amount_charts, strict=True)),
@@ -185,11 +192,12 @@ def render(contents: Contents, *, interactive: bool = True) -> str:
         seeds=study.get("seeds") or (),
         speeds=speeds,
         convergence=learning.convergence(contents.runs, contents.history, quantity, threshold, baseline),
-        reuse=learning.reuse(study, contents.runs, metric) + learning.sweeps(study, contents.runs, metric),
+        reuse=learning.reuse(study, contents.runs, metric),
         metrics=[phrases.metric_name(each) for each in metrics],
         runs=run_rows,
         open_states=caveats.OPEN_STATES,
         run_states=tables.states(run_rows),
+        shared_work=shared_work(contents.runs),
         many_runs=len(run_rows) > MANY_RUNS,
         samples=tables.grouped(contents.samples),
         data_facts=data_facts.lines(study.get("data") or {}, counts),
@@ -213,7 +221,7 @@ def _charts(
     margin, metric = float(study.get("margin") or 0), str(study.get("metric") or "auroc")
     against = [row for row in contents.comparisons if row.baseline == baseline]
     between = [row for row in contents.comparisons if row.baseline != baseline]
-    domain = figures.forest_domain(figures.forest(contents.comparisons), margin)
+    domain = figures.forest_domain(figures.forest(contents.comparisons), margin, phrases.span(metric))
     drawn: tuple[list[Chart], list[Chart]] = ([], [])
     for place, rows in enumerate((against, between)):
         for model in dict.fromkeys(row.model for row in rows):
@@ -247,37 +255,12 @@ def _charts(
     return *drawn, lines_drawn
 
 
-def _waterfalls(
-    contents: Contents, settings: Mapping[str, Mapping[str, Any]], styles: Mapping[str, Style]
-) -> tuple[list[Chart], str]:
-    """One chart a network, or one for each arm that transfers all layers where there are several; how to read them."""
-    metric = str(contents.study.get("metric") or "auroc")
-    charts: list[Chart] = []
-    frames: list[pd.DataFrame] = []
-    for model in dict.fromkeys(row.model for row in contents.comparisons):
-        rows = [row for row in contents.comparisons if row.model == model]
-        estimates = {row.arm: row.estimate for row in contents.estimates if row.model == model}
-        falls = causes.waterfalls(rows, settings, (contents.study.get("models") or {}).get(model))
-        for fall in falls:
-            frame = waterfall.waterfall_table(fall, estimates)
-            chart = waterfall.draw_waterfall(frame, metric=metric, styles=styles, palette=PAGE, ink=figures.PAGE_INK)
-            lines = [f"{row.title}: {row.label}" for row in frame.itertuples(index=False)]
-            text = (
-                f"Test {phrases.metric_name(metric)} of {model}, from {fall.bottom} to {fall.top}. {'; '.join(lines)}."
-            )
-            name = model if len(falls) == 1 else f"{model}, {fall.top}"
-            charts.append(_chart(f"fall-{len(charts)}", name, text, chart))
-            frames.append(frame)
-    return charts, waterfall.how_to_read(frames, metric, contents.study.get("margin"))
-
-
-def _size(found: Sizes | None, styles: Mapping[str, Style]) -> tuple[Any, ...]:
-    """The chart and the table of how small the network may be; empty where all arms cost the same."""
+def _sizes(found: Sizes | None, styles: Mapping[str, Style]) -> list[Chart]:
+    """The charts of how small the network may be, one a cost; none where all arms cost the same."""
     if found is None:
-        return ()
-    drawing = of_size.size_drawing(found, styles, PAGE, figures.PAGE_INK)
-    chart = _chart("pareto-0", drawing.name, drawing.description, drawing.chart, drawing.fluid)
-    return chart, of_size.size_table(found)
+        return []
+    costs = chart_costs(found)
+    return _drawn("pareto", [of_size.size_drawing(found, cost, styles, PAGE, figures.PAGE_INK) for cost in costs])
 
 
 def _amount_charts(amounts: Sequence[Amount]) -> list[Chart | None]:
@@ -287,11 +270,8 @@ def _amount_charts(amounts: Sequence[Amount]) -> list[Chart | None]:
     ]
 
 
-def _topic_charts(place: int, topic: Topic) -> list[Chart]:
-    return [
-        _chart(f"inside-{place}-{number}", drawing.name, drawing.description, drawing.chart, drawing.fluid)
-        for number, drawing in enumerate(topic.drawings)
-    ]
+def _drawn(key: str, drawings: Sequence[Drawing]) -> list[Chart]:
+    return [_chart(f"{key}-{place}", *drawing) for place, drawing in enumerate(drawings)]
 
 
 def _chart(key: str, model: str, description: str, chart: altair.LayerChart, fluid: bool = True) -> Chart:

@@ -1,9 +1,9 @@
-"""Tables on how fast arms learn, how much of a gain is reuse of features, and what a sweep over the depth gave."""
+"""Tables on how fast arms learn, and how much of a gain is reuse of features."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import product
 from typing import Any
 
@@ -17,7 +17,6 @@ from transfuse.report.palette import PAGE, Style
 from transfuse.report.similarity_figures import curve
 from transfuse.results import arms
 from transfuse.results.convergence_table import convergence_table
-from transfuse.results.depth import against_depth, sweep_arms
 from transfuse.results.phrases import MINUS, metric_name, number
 from transfuse.statistics.reuse import relative_gain, reuse_share
 
@@ -170,30 +169,6 @@ def reuse(study: Mapping[str, Any], runs: pd.DataFrame, metric: str) -> list[Tab
 _KINDS = ("full", "scale", "random")
 
 
-def sweeps(study: Mapping[str, Any], runs: pd.DataFrame, metric: str) -> list[Table]:
-    """The test metric against the share of blocks that start pretrained, for arms of a sweep over the depth."""
-    column = f"test_{metric}"
-    names = [str(arm) for arm in study.get("arms") or {}]
-    prefixes = dict.fromkeys(name.partition("@")[0] for name in names if "@" in name)
-    if runs.empty or column not in runs:
-        return []
-    own, tables = arms.arm_runs(runs), []
-    for prefix in prefixes:
-        swept = [arm for arm in names if arm.startswith(f"{prefix}@")]  # those without a result count in n/m too
-        blocks = [arm.partition("@")[2] for arm in swept]
-        if len(swept) < 2 or not all(_by_depth(study, arm) for arm in swept):
-            continue
-        for model in dict.fromkeys(own["model"].astype(str)):
-            values = _values(own, model, column)
-            if not set(swept) & set(values):
-                continue
-            found = against_depth(values, sweep_arms(swept, blocks, prefix)).to_dict("records")
-            lines = [(str(row["block"]), f"{row['n']:.0f}/{row['m']:.0f}", *_mean(row)) for row in found]
-            heads = ("Pretrained up to", "n/m", f"Test {metric_name(metric)}", "95 % interval over seeds")
-            tables.append(Table(f"{model}, {prefix}", heads, lines))
-    return tables
-
-
 def _values(runs: pd.DataFrame, model: str, column: str) -> dict[str, dict[int, float]]:
     """The number of each seed of each arm of a network that has any."""
     own = runs[(runs["model"] == model) & runs[column].notna()]
@@ -201,16 +176,3 @@ def _values(runs: pd.DataFrame, model: str, column: str) -> dict[str, dict[int, 
         str(arm): dict(zip(group["seed"].astype(int), group[column].astype(float), strict=True))
         for arm, group in own.groupby("arm", sort=False)
     }
-
-
-def _by_depth(study: Mapping[str, Any], arm: str) -> bool:
-    """Whether the arm of a sweep differs from the others in its depth, not in what is frozen or cut."""
-    settings = dict((study.get("arms") or {}).get(arm) or {})
-    return settings.get("depth") == arm.partition("@")[2] and not settings.get("truncate")
-
-
-def _mean(row: Mapping[Any, Any]) -> Sequence[str]:
-    if not math.isfinite(row["value"]):
-        return "–", str(row["note"])
-    span = f"{number(row['low'])} to {number(row['high'])}" if math.isfinite(row["low"]) else f"–\n{row['note']}"
-    return number(row["value"]), span

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from transfuse.report.drawings import Drawing, Table
 from transfuse.report.figures import Ink
 from transfuse.report.palette import Style
-from transfuse.report.pareto_figures import chart_cost, draw_pareto, pareto_table
+from transfuse.report.pareto_figures import draw_pareto, pareto_table
 from transfuse.results import phrases
 from transfuse.results.network_sizes import COSTS, ArmSize, Name, Sizes
 from transfuse.results.smallest_network import amount, share
@@ -16,14 +16,14 @@ from transfuse.results.smallest_network import amount, share
 _GAP = "\N{NO-BREAK SPACE}"
 
 
-def size_drawing(found: Sizes, styles: Mapping[str, Style], palette: tuple[str, ...], ink: Ink) -> Drawing:
-    """The chart with the words that belong to it."""
-    cost, frame = chart_cost(found), pareto_table(found)
+def size_drawing(found: Sizes, cost: str, styles: Mapping[str, Style], palette: tuple[str, ...], ink: Ink) -> Drawing:
+    """The chart of one of the costs, with the words that belong to it."""
+    frame = pareto_table(found, cost)
     chart = draw_pareto(
         frame, cost=cost, metric=found.metric, margin=found.margin, styles=styles, palette=palette, ink=ink
     )
     lines = [
-        f"{row['arm']} of {row['model']}, {amount(row['cost'])}: {phrases.number(row['value'])}, "
+        f"{row['arm']} of {row['model']}, {amount(row['cost'], cost)}: {phrases.number(row['value'])}, "
         f"P(not dominated) {share(row['not_dominated'])}"
         for row in frame.to_dict("records")
     ]
@@ -41,7 +41,7 @@ def size_table(found: Sizes) -> Table:
     heads = (
         "Arm",
         *(("Network",) if several else ()),
-        *(COSTS[cost].capitalize() if cost == "parameters" else COSTS[cost] for cost in costs),
+        *(COSTS[cost] if cost == "macs" else COSTS[cost].capitalize() for cost in costs),
         f"Test {phrases.metric_name(found.metric)}",
         *(f"P(not dominated) by {COSTS[cost]}" for cost in ranked),
         f"P(less than {gap} worse)",
@@ -68,8 +68,18 @@ def _line(
     return (
         row.name.arm,
         *((row.name.model,) if several else ()),
-        *(amount(row.costs[cost]) if cost in row.costs else "unknown" for cost in costs),
+        *(_cost(row, cost) for cost in costs),
         f"{phrases.number(row.value)}{span}",
         *places,
         "the best" if row.name == best else share(row.not_worse) if not math.isnan(row.not_worse) else "no test",
     )
+
+
+def _cost(row: ArmSize, cost: str) -> str:
+    if cost not in row.costs:
+        return "unknown"
+    said = amount(row.costs[cost], cost)
+    if cost == "latency" and row.timing is not None:
+        low, high = (amount(end, cost).partition(_GAP)[0] for end in row.timing[1:])
+        said += f"\n{low}{_GAP}to{_GAP}{high}"
+    return said

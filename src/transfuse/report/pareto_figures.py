@@ -15,7 +15,7 @@ from transfuse.report.labels import Box, place_labels
 from transfuse.report.palette import LIGHT, Style
 from transfuse.results import phrases
 from transfuse.results.network_sizes import COSTS, Sizes
-from transfuse.results.smallest_network import amount, share
+from transfuse.results.smallest_network import costing, share
 
 if TYPE_CHECKING:
     import altair
@@ -41,19 +41,18 @@ DODGE = 13
 _SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
 
 
-def chart_cost(found: Sizes) -> str:
-    """The cost that is drawn: MACs where they are known and differ, else parameters."""
-    macs = {row.costs.get("macs") for row in found.rows}
-    return "macs" if None not in macs and len(macs) > 1 else "parameters"
+def chart_costs(found: Sizes) -> list[str]:
+    """The costs that are drawn: MACs where they are known and differ, else parameters; and latency, likewise."""
+    differ = [cost for cost in COSTS if None not in (of := {row.costs.get(cost) for row in found.rows}) and len(of) > 1]
+    return ["macs" if "macs" in differ else "parameters", *(["latency"] if "latency" in differ else [])]
 
 
-def pareto_table(found: Sizes) -> pd.DataFrame:
+def pareto_table(found: Sizes, cost: str) -> pd.DataFrame:
     """One row an arm with what is drawn of it: `COLUMNS`.
 
     `place` is the cost, shifted a little where several arms have the same one; `front` is whether the arm is on the
     front of the means; `label` is the arm's name where there is room for it, `dx`, `dy` and `align` where it stands.
     """
-    cost = chart_cost(found)
     rows = [row for row in found.rows if math.isfinite(row.value)]
     alone = len({row.name.model for row in rows}) == 1
     frame = pd.DataFrame(
@@ -130,8 +129,11 @@ def cost_domain(costs: pd.Series) -> tuple[float, float]:
 def _ticks(low: float, high: float) -> list[float]:
     """Numbers to write at a logarithmic axis: 1, 2 and 5 of each power of ten, or powers of ten alone where many."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    steps = (1, 2, 5) if len(powers) < 6 else (1,)
-    return [value for power in powers for step in steps if low <= (value := step * 10.0**power) <= high]
+    for steps in ((1,), (1, 2, 5), range(1, 10), [step / 10 for step in range(10, 100)]):
+        found = [value for power in powers for step in steps if low <= (value := step * 10.0**power) <= high]
+        if len(found) > 1 and (len(powers) > 5 or len(steps) > 1):
+            break
+    return found
 
 
 def value_domain(frame: pd.DataFrame, margin: float) -> tuple[float, float]:
@@ -159,7 +161,7 @@ def draw_pareto(
 
     Args:
         frame: as `pareto_table` gives it.
-        cost: key of `COSTS` that is drawn.
+        cost: key of `COSTS`, which `frame` is of.
         metric: of the study.
         margin: of the study.
         styles: of the arms.
@@ -170,12 +172,12 @@ def draw_pareto(
 
     name = phrases.metric_name(metric)
     low, high = cost_domain(frame["cost"])
-    title = "MACs of one image (log scale)" if cost == "macs" else "parameters (log scale)"
+    title = {"macs": "MACs of one image", "latency": "milliseconds an image"}.get(cost, COSTS[cost])
     x = alt.X(
         "place:Q",
-        title=title,
+        title=f"{title} (log scale)",
         scale=alt.Scale(type="log", domain=[low, high], nice=False),
-        axis=alt.Axis(format="~s", values=_ticks(low, high), grid=False),
+        axis=alt.Axis(format="~g" if cost == "latency" else "~s", values=_ticks(low, high), grid=False),
     )
     y = alt.Y(
         "value:Q",
@@ -190,7 +192,7 @@ def draw_pareto(
             + (f" ({phrases.number(row['low'])} to {phrases.number(row['high'])})" if pd.notna(row["low"]) else "")
             for row in frame.to_dict("records")
         ],
-        amount=[f"{amount(value)} {COSTS[cost]}" for value in frame["cost"]],
+        amount=[costing(value, cost) for value in frame["cost"]],
         chance=[share(value) for value in frame["not_dominated"]],
     )
     focus = alt.param(name="focus", value=None)

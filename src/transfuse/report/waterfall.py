@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from transfuse.report.figures import PAPER_INK, ROW, WIDTH, Ink, difference_label, in_page_style
+from transfuse.report.figures import PAPER_INK, ROW, WIDTH, Ink, by_width, difference_label, in_page_style
 from transfuse.report.palette import LIGHT, Style
 from transfuse.report.scales import arm_scales
 from transfuse.results import phrases
@@ -53,6 +53,7 @@ def draw_waterfall(
     *,
     metric: str,
     styles: Mapping[str, Style],
+    domain: tuple[float, float] | None = None,
     palette: tuple[str, ...] = LIGHT,
     ink: Ink = PAPER_INK,
 ) -> altair.LayerChart:
@@ -65,6 +66,7 @@ def draw_waterfall(
         frame: what `waterfall_table` gives.
         metric: name of the metric.
         styles: of the arms.
+        domain: range of the axis; None: as the values need.
         palette: of the arms.
         ink: of everything else.
     """
@@ -75,28 +77,36 @@ def draw_waterfall(
     x = alt.X(
         "start:Q",
         title=f"test {phrases.metric_name(metric)} (right: better)",
-        scale=alt.Scale(domain=list(_domain(frame)), nice=False, zero=False, reverse=phrases.smaller_is_better(metric)),
+        scale=alt.Scale(
+            domain=list(domain or _domain(frame, phrases.bounds(metric))),
+            nice=False,
+            zero=False,
+            reverse=phrases.smaller_is_better(metric),
+        ),
         axis=alt.Axis(tickCount=7),
     )
     colour, _ = arm_scales(frame["arm"], "arm", styles, palette, legend=False)
     tooltip = [alt.Tooltip("title:N", title="step"), alt.Tooltip("label:N", title="difference (95 %)")]
     moves = frame[frame["kind"] != LEVEL]
     bounded = moves["low"].notna()
+    drop = by_width(_NARROW_DROP, _DROP)
 
     def marks(part: pd.DataFrame) -> altair.Chart:
         return alt.Chart(part).encode(y=y, color=colour, tooltip=tooltip)
 
     # A line thick enough is a bar: its ends are values, its place in the row is that of the interval.
-    bar = marks(moves[bounded]).mark_rule(strokeWidth=_BAR, yOffset=_DROP, opacity=0.32).encode(x=x, x2="end:Q")
+    bar = marks(moves[bounded]).mark_rule(strokeWidth=_BAR, yOffset=drop, opacity=0.32).encode(x=x, x2="end:Q")
     edges = [
-        marks(moves[~bounded]).mark_rule(strokeWidth=1.5, strokeDash=[4, 3], yOffset=_DROP + side * _BAR / 2)
-        for side in (-1, 1)
+        marks(moves[~bounded]).mark_rule(
+            strokeWidth=1.5, strokeDash=[4, 3], yOffset=by_width(_NARROW_DROP + half, _DROP + half)
+        )
+        for half in (-_BAR / 2, _BAR / 2)
     ]
-    span = marks(moves[bounded]).mark_rule(strokeWidth=3, yOffset=_DROP).encode(x=alt.X("low:Q"), x2="high:Q")
-    dot = marks(moves).mark_point(size=90, filled=True, opacity=1, yOffset=_DROP).encode(x=alt.X("end:Q"))
-    level = marks(frame[frame["kind"] == LEVEL]).mark_tick(thickness=4, height=_BAR + 6, yOffset=_DROP, opacity=1)
+    span = marks(moves[bounded]).mark_rule(strokeWidth=3, yOffset=drop).encode(x=alt.X("low:Q"), x2="high:Q")
+    dot = marks(moves).mark_point(size=90, filled=True, opacity=1, yOffset=drop).encode(x=alt.X("end:Q"))
+    level = marks(frame[frame["kind"] == LEVEL]).mark_tick(thickness=4, height=_BAR + 2, yOffset=drop, opacity=1)
     joints = alt.Chart(_joints(frame)).mark_rule(
-        color=ink.muted, strokeWidth=1, strokeDash=[2, 3], yOffset=_DROP, y2Offset=_DROP
+        color=ink.muted, strokeWidth=1, strokeDash=[2, 3], yOffset=drop, y2Offset=drop
     )
     first_beside = moves[moves["kind"] == BESIDE].head(1)
     fence = alt.Chart(first_beside).mark_rule(color=ink.grid, strokeWidth=1, yOffset=2 - ROW / 2)
@@ -109,12 +119,12 @@ def draw_waterfall(
         dot,
         level.encode(x=alt.X("end:Q")),
     ]
-    limit = alt.expr("max(60, width - 240)")  # the numbers keep their room on a narrow page
+    limit = by_width("width - 4", "width - 360")  # the numbers keep their room
     named = alt.Chart(frame).encode(y=y, x=alt.value(2), text="title:N")
     told = alt.Chart(frame).encode(y=y, x=alt.value(alt.expr("width - 2")), text="label:N")
     # The page's colour round the letters keeps the lines between the rows off them.
-    names: dict[str, Any] = {"align": "left", "fontWeight": "bold", "dy": _LIFT, "limit": limit}
-    numbers: dict[str, Any] = {"align": "right", "dy": _LIFT}
+    names: dict[str, Any] = {"align": "left", "fontWeight": "bold", "dy": by_width(-20, _LIFT), "limit": limit}
+    numbers: dict[str, Any] = {"align": "right", "dy": by_width(-6, _LIFT)}
     halo: dict[str, Any] = {"color": ink.page, "stroke": ink.page, "strokeWidth": 5, "strokeJoin": "round"}
     layers += [
         text.mark_text(**look, **by)
@@ -152,6 +162,7 @@ def how_to_read(frames: Sequence[pd.DataFrame], metric: str, margin: float | Non
 
 
 _BAR, _DROP, _LIFT = 16, 8, -11  # thickness of a bar, how far it lies below and its text above the middle of a row
+_NARROW_DROP = 13
 
 
 def _level_label(value: float, estimate: Estimate | None) -> str:
@@ -161,8 +172,10 @@ def _level_label(value: float, estimate: Estimate | None) -> str:
 
 
 def _step_row(step: Step, kind: str, head: str) -> dict[str, object]:
+    least, most = phrases.bounds(step.comparison.metric)
     low, high = (step.level(end) for end in step.interval)
     bounded = math.isfinite(low) and math.isfinite(high)
+    low, high = (min(max(end, least), most) for end in (low, high))  # a level that no arm can have is none
     return {
         "kind": kind,
         "arm": step.arm,
@@ -175,12 +188,25 @@ def _step_row(step: Step, kind: str, head: str) -> dict[str, object]:
     }
 
 
-def _domain(frame: pd.DataFrame) -> tuple[float, float]:
-    """The range of values that holds every level and every interval."""
+def _domain(frame: pd.DataFrame, bounds: tuple[float, float] = (-math.inf, math.inf)) -> tuple[float, float]:
+    """The range of values that holds every level and every interval, and none beyond the metric's bounds."""
     values = frame[["start", "end", "low", "high"]].to_numpy(float)
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     pad = 0.04 * (high - low) or 0.01
-    return low - pad, high + pad
+    return max(low - pad, bounds[0]), min(high + pad, bounds[1])
+
+
+def same_lengths(
+    frames: Sequence[pd.DataFrame], bounds: tuple[float, float] = (-math.inf, math.inf)
+) -> list[tuple[float, float]]:
+    """A range of values for each waterfall, all as wide as the widest needs, so that their bars can be compared.
+
+    None goes beyond the metric's `bounds`.
+    """
+    ranges = [_domain(frame, bounds) for frame in frames]
+    wide = max((high - low for low, high in ranges), default=0.0)
+    starts = [min(max((low + high - wide) / 2, bounds[0]), bounds[1] - wide) for low, high in ranges]
+    return [(start, start + wide) for start in starts]
 
 
 def _joints(frame: pd.DataFrame) -> pd.DataFrame:

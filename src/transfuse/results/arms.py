@@ -24,6 +24,7 @@ class ArmComparison:
     """One arm against another for one network: `comparison.difference` is arm minus baseline.
 
     `rising` holds those of the two whose training had not levelled off; with any, the comparison has no verdict.
+    `at_chance` is the metric's value at chance where neither arm is shown to be better than that, else None.
     """
 
     model: str
@@ -31,11 +32,18 @@ class ArmComparison:
     baseline: str
     comparison: Comparison
     rising: Mapping[str, Plateau] = field(default_factory=dict)
+    at_chance: float | None = None
 
     @property
     def why_undecided(self) -> str:
         """Why this decides nothing although its interval may look decided, in a word or two; else nothing."""
-        return "not levelled off" if self.rising else phrases.too_few_seeds(self.comparison)
+        if self.rising:
+            return "not levelled off"
+        if self.comparison.verdict != "undecided":
+            return ""
+        if self.at_chance is not None:
+            return "not above chance"
+        return phrases.why_undecided(self.comparison)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -180,6 +180,26 @@ class Waterfall:
         """The arm where it ends."""
         return self.steps[-1].arm
 
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """The classes in which every step has a difference; none for metrics without classes."""
+        every = [step.comparison.per_class for step in (*self.steps, *self.beside)]
+        return tuple(
+            index for index in every[0] if all(index in of and math.isfinite(of[index].difference) for of in every)
+        )
+
+    def of_class(self, index: int) -> Waterfall:
+        """The same steps in one of `classes`; its verdicts are corrected together with those of the other classes."""
+
+        def alone(step: Step) -> Step:
+            own = step.comparison.per_class[index]
+            of_both = step.why_undecided != phrases.why_undecided(step.comparison)  # of the arms, not of the mean
+            return replace(
+                step, comparison=own, why_undecided=step.why_undecided if of_both else phrases.why_undecided(own)
+            )
+
+        return Waterfall(tuple(map(alone, self.steps)), tuple(map(alone, self.beside)))
+
 
 def waterfalls(
     comparisons: Sequence[ArmComparison], arms: Mapping[str, Settings], model: Settings | None = None
@@ -206,16 +226,16 @@ def waterfalls(
 
 def _most_alike(own: Settings, others: Sequence[str], arms: Mapping[str, Settings]) -> list[str]:
     """Of several arms the one that differs in the fewest settings, of these the first; nothing of none."""
-    return [min(others, key=lambda other: len(_apart(own, arms[other])))] if others else []
+    return [min(others, key=lambda other: len(apart(own, arms[other])))] if others else []
 
 
 def _is_unfrozen(arm: Settings, baseline: Settings) -> bool:
     """Whether the baseline is the same arm with all that it transferred, and nothing else, frozen."""
     if not arm.get("depth") or arm.get("freeze") or baseline.get("freeze") != arm["depth"]:
         return False
-    return _apart(arm, baseline) <= _OF_FREEZING
+    return apart(arm, baseline) <= _OF_FREEZING
 
 
-def _apart(one: Settings, other: Settings) -> set[str]:
+def apart(one: Settings, other: Settings) -> set[str]:
     """The settings in which two arms differ; one that is missing is nothing: None, 0 or empty."""
     return {key for key in {*one, *other} if (one.get(key) or None) != (other.get(key) or None)}

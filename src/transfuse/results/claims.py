@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from transfuse.statistics.comparison import Comparison
 
 HELPS, HURTS, EQUIVALENT, UNDECIDED = "helps", "hurts", "equivalent", "undecided"
+UNLEARNED = "unlearned"
+"""Undecided, as neither arm is shown to be better than chance."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Case:
     threshold: tuple[str, float] | None
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     network: Mapping[str, Any] = field(default_factory=dict)
+    unit: str = "patient"  # "image" where the data name no patients, so that each image counted as one
 
     def step(self, row: ArmComparison) -> causes.Step | None:
         """The cause of the gain that a comparison isolates; None where its arms differ in more, or in other things."""
@@ -43,6 +46,12 @@ def is_defined(comparison: Comparison) -> bool:
     return math.isfinite(comparison.difference)
 
 
+def kind_of_verdict(row: ArmComparison) -> str:
+    """The verdict, and `UNLEARNED` for one that is open because neither arm is shown to be better than chance."""
+    held = row.comparison.verdict == UNDECIDED and row.at_chance is not None and not row.rising
+    return UNLEARNED if held else row.comparison.verdict
+
+
 def headline(subject: str, verdict: str) -> str:
     """The verdict in a few words."""
     return {
@@ -50,6 +59,7 @@ def headline(subject: str, verdict: str) -> str:
         HURTS: f"{phrases.sentence(subject)[:-1]} hurt.",
         EQUIVALENT: f"{phrases.sentence(subject)[:-1]} make no difference that matters.",
         UNDECIDED: f"Can't tell whether {subject} help.",
+        UNLEARNED: f"Nothing learned that can be told from chance, so nothing can be said of {subject}.",
     }[verdict]
 
 
@@ -57,10 +67,11 @@ def _from(case: Case, arm: str) -> str:
     return "from random initialisation" if case.subjects[arm] == "random weights" else f"with {case.subjects[arm]}"
 
 
-def _sample(comparison: Comparison) -> str:
+def _sample(case: Case, comparison: Comparison) -> str:
     a, b = comparison.seeds_a, comparison.seeds_b
     seeds = phrases.counted(a, "seed") + " per arm" if a == b else f"{a} and {b} seeds"
-    return f"{phrases.counted(comparison.patients, 'test patient')}, {seeds}"
+    unknown = ", patients unknown" if case.unit == "image" else ""
+    return f"{phrases.counted(comparison.patients, f'test {case.unit}')}{unknown}, {seeds}"
 
 
 def claim(case: Case, row: ArmComparison) -> str:
@@ -76,7 +87,7 @@ def claim(case: Case, row: ArmComparison) -> str:
         )
     noun = "improvement" if phrases.smaller_is_better(found.metric) else "difference"
     difference = f"{noun} {phrases.signed(found.difference)}, {phrases.interval(found.low, found.high)}"
-    evidence = f"{numbers}({difference}; {_sample(found)}; margin {margin})"
+    evidence = f"{numbers}({difference}; {_sample(case, found)}; margin {margin})"
     if found.verdict == HELPS:
         return f"{lead}, {subject} help: {evidence}."
     if found.verdict == HURTS:
@@ -85,7 +96,27 @@ def claim(case: Case, row: ArmComparison) -> str:
         return f"{lead}, {subject} make no difference that matters, that is, none as large as {margin}: {evidence}."
     if row.rising:
         return f"{lead}, we can't tell whether {subject} help: {_rising(row)}. So far: {evidence}. {_longer(row)}"
-    return f"{lead}, we can't tell whether {subject} help: {evidence}. {_needed(found)}"
+    if kind_of_verdict(row) == UNLEARNED and row.at_chance is not None:
+        return (
+            f"{lead}, nothing can be said of {subject}: neither arm is shown to be better than chance, {case.metric} "
+            f"{phrases.trimmed(round(row.at_chance, 3))}, and arms that have not learned the task are alike whatever "
+            f"they started from. So far: {evidence}."
+        )
+    return f"{lead}, we can't tell whether {subject} help: {evidence}. {_holm(case, row)}{_needed(found, case.unit)}"
+
+
+def _holm(case: Case, row: ArmComparison) -> str:
+    """Why an interval that excludes zero, or lies within the margin, decides nothing among several comparisons."""
+    found = row.comparison
+    if not (taken := phrases.taken_away(found)):
+        return ""
+    inside = "its 90 % interval lies within the margin"
+    alone = {HELPS: "a gain: its own interval excludes zero", HURTS: "a loss: its own interval excludes zero"}
+    return (
+        f"By itself the comparison of {case.subjects[row.arm]} with {case.subjects[row.baseline]} would be called "
+        f"{alone.get(taken, f'equivalent: {inside}')}. It is one of {phrases.counted(found.family, 'comparison')} of "
+        "this network, and among so many that is not evidence enough (Holm's correction). "
+    )
 
 
 def _rising(row: ArmComparison) -> str:
@@ -100,12 +131,12 @@ def _longer(row: ArmComparison) -> str:
     return f"To decide it, train longer, until less than {level}, half the margin, is gained there{more}."
 
 
-def _needed(found: Comparison) -> str:
+def _needed(found: Comparison, unit: str) -> str:
     """What would decide an undecided comparison (80 % power, `planning.needed_patients`)."""
     if min(found.seeds_a, found.seeds_b) < 2:
         return "One seed can't decide it: at least 3 seeds per arm are needed."
     if not math.isfinite(found.low):
-        return "More test patients are needed before anything can be said."
+        return f"More test {unit}s are needed before anything can be said."
     patients, seeds = found.needed_patients, found.needed_seeds
     have = min(found.seeds_a, found.seeds_b)
     if (patients is not None and patients <= found.patients) or (seeds is not None and seeds <= have):
@@ -113,17 +144,17 @@ def _needed(found: Comparison) -> str:
             "These runs could tell a difference as large as the margin from none; the true one seems to lie "
             "between, so more data will help only slowly."
         )
-    more_patients = "" if patients is None else phrases.counted(patients, "test patient")
+    more_patients = "" if patients is None else phrases.counted(patients, f"test {unit}")
     more_seeds = "" if seeds is None else f"{phrases.counted(seeds, 'seed')} per arm"
     if patients and seeds:
         return (
-            f"To decide it, about {more_patients} (with these seeds) or {more_seeds} (with these patients) are needed."
+            f"To decide it, about {more_patients} (with these seeds) or {more_seeds} (with these {unit}s) are needed."
         )
     if patients:
         return f"To decide it, about {more_patients} are needed; more seeds alone would not do."
     if seeds:
-        return f"To decide it, about {more_seeds} are needed; more test patients alone would not do."
-    return "To decide it, both more test patients and more seeds are needed: neither alone would do."
+        return f"To decide it, about {more_seeds} are needed; more test {unit}s alone would not do."
+    return f"To decide it, both more test {unit}s and more seeds are needed: neither alone would do."
 
 
 def short_claim(row: ArmComparison, subject: str) -> str:
@@ -136,12 +167,19 @@ def short_claim(row: ArmComparison, subject: str) -> str:
         EQUIVALENT: "make no difference that matters",
     }.get(found.verdict, "")
     if not verdict:
-        return f"For {subject}, we can't tell ({numbers}{_unlevelled(row)})"
+        return f"For {subject}, we can't tell ({numbers}{_why(row)})"
     return f"{subject} {verdict} ({numbers})"
 
 
-def _unlevelled(row: ArmComparison) -> str:
-    return "; training had not levelled off" if row.rising else ""
+def _why(row: ArmComparison) -> str:
+    """Why a comparison decides nothing although its interval may look decided, as the end of a bracket."""
+    if row.rising:
+        return "; training had not levelled off"
+    if kind_of_verdict(row) == UNLEARNED:
+        return "; neither is shown to be better than chance"
+    if phrases.taken_away(row.comparison):
+        return f"; not evidence enough among {phrases.counted(row.comparison.family, 'comparison')}, by Holm"
+    return ""
 
 
 def gains(case: Case) -> list[str]:
@@ -152,7 +190,7 @@ def gains(case: Case) -> list[str]:
         if step is None or not step.is_defined:
             continue
         numbers = f"{phrases.signed(step.difference)}, {phrases.interval(*step.interval)}"
-        size = f"{case.subjects[step.arm]} against {case.subjects[step.baseline]}: {numbers}{_unlevelled(row)}"
+        size = f"{case.subjects[step.arm]} against {case.subjects[step.baseline]}: {numbers}{_why(row)}"
         found_by.setdefault(step.cause, {}).setdefault(step.verdict, {})[step.arm, step.baseline] = size
     return [
         f"{part}: "

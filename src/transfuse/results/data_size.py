@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from transfuse.results import phrases
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 MORE = 100
 """The further patients whose worth is told."""
 _MOST_TOLD = 3
+RISING = "training had not levelled off"
 
 
 @dataclass(frozen=True)
@@ -46,24 +48,38 @@ class DataSizes:
         model: the network's label.
         arms: those that have a curve, in the study's order.
         missing: the others, each with the reason.
+        unmet: why it is not said where the baseline comes up to an arm that has a curve, by arm.
+        rising: numbers of training patients at which the training of an arm had not levelled off, by arm.
     """
 
     model: str
     arms: tuple[ArmDataSize, ...]
     missing: Mapping[str, str] = field(default_factory=dict)
+    unmet: Mapping[str, str] = field(default_factory=dict)
+    rising: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
-def data_sizes(model: str, tested: Mapping[str, Mapping[int, Arm]], baseline: str, margin: float) -> DataSizes:
+def data_sizes(
+    model: str,
+    tested: Mapping[str, Mapping[int, Arm]],
+    baseline: str,
+    margin: float,
+    rising: Mapping[str, Collection[int]] | None = None,
+) -> DataSizes:
     """The curve of every arm of a network, and where the baseline comes up to each.
+
+    Of arms whose training had not levelled off at some size the curve is drawn, and nothing is read off it: it tells of
+    trainings that were cut short.
 
     Args:
         model: the network's label.
         tested: of each arm, by its number of training patients, what it was on the test patients.
         baseline: the arm that the others are held against.
         margin: the difference that does not matter.
+        rising: of each arm, the numbers of training patients at which its training had not levelled off.
     """
     from transfuse.statistics.crossover import crossover
-    from transfuse.statistics.data_size import FEWEST_SIZES, data_size_curve, worth
+    from transfuse.statistics.data_size import FEWEST_SIZES, SizeEstimate, Worth, data_size_curve, worth
 
     curves: dict[str, DataSizeCurve] = {}
     missing = {}
@@ -73,14 +89,36 @@ def data_sizes(model: str, tested: Mapping[str, Mapping[int, Arm]], baseline: st
             missing[arm] = f"{len(sizes)} sizes have a result, and a curve takes {FEWEST_SIZES}"
             continue
         curves[arm] = data_size_curve(sizes, [of_size[size] for size in sizes])
+    still = {arm: tuple(sorted(sizes)) for arm, sizes in (rising or {}).items() if sizes and arm in curves}
     scratch = curves.get(baseline)
-    rows = []
+    rows, unmet = [], {}
     for arm, curve in curves.items():
         within = crossing = None
         if scratch is not None and arm != baseline:
-            within, crossing = (crossover(scratch, curve, most) for most in (margin, 0.0))
-        rows.append(ArmDataSize(arm, curve, worth(curve, MORE), within, crossing))
-    return DataSizes(model, tuple(rows), missing)
+            if reason := _unmet(baseline, scratch, arm, curve, still):
+                unmet[arm] = reason
+            else:
+                within, crossing = (crossover(scratch, curve, most) for most in (margin, 0.0))
+        more = worth(curve, MORE)
+        if arm in still:
+            more = Worth(MORE, SizeEstimate(math.nan, -math.inf, math.inf), f"{RISING} {_at(still[arm])}")
+        rows.append(ArmDataSize(arm, curve, more, within, crossing))
+    return DataSizes(model, tuple(rows), missing, unmet, still)
+
+
+def _unmet(
+    baseline: str, scratch: DataSizeCurve, arm: str, curve: DataSizeCurve, still: Mapping[str, tuple[int, ...]]
+) -> str:
+    """Why two curves cannot be held against each other, or nothing."""
+    if max(scratch.patients[0], curve.patients[0]) >= min(scratch.largest, curve.largest):
+        spans = [f"{one.patients[0]:,} to {one.largest:,}" for one in (scratch, curve)]
+        return f"{baseline} has results at {spans[0]} training patients and {arm} at {spans[1]}: no range in common"
+    rose = [name for name in (baseline, arm) if name in still]
+    return phrases.listed([f"the training of {name} had not levelled off {_at(still[name])}" for name in rose])
+
+
+def _at(sizes: Sequence[int]) -> str:
+    return f"at {phrases.listed([f'{size:,}' for size in sizes])} training patients"
 
 
 def sentences(found: DataSizes, baseline: str, subjects: Mapping[str, str], transfer: Sequence[str]) -> list[str]:
@@ -94,12 +132,62 @@ def sentences(found: DataSizes, baseline: str, subjects: Mapping[str, str], tran
     """
     told = [row for row in found.arms if row.arm in transfer and row.within is not None][:_MOST_TOLD]
     scratch = subjects.get(baseline, baseline)
-    lines = [_meeting(row, scratch, subjects.get(row.arm, row.arm)) for row in told]
-    gains = [row for row in found.arms if row.arm == baseline or row in told]
+    base = [row.curve for row in found.arms if row.arm == baseline]
+    lines = [_meeting(row, scratch, subjects.get(row.arm, row.arm), base) for row in told]
+    gains = [row for row in found.arms if (row.arm == baseline or row in told) and row.arm not in found.rising]
     if gains:
         lines.append(_more(gains, subjects))
+    lines += [
+        f"from how many training patients on {scratch} are as good as {subjects.get(arm, arm)} is not said: {reason}"
+        for arm, reason in list(found.unmet.items())
+        if arm in transfer
+    ][:_MOST_TOLD]
     lines += [f"No curve of {subjects.get(arm, arm)}: {reason}." for arm, reason in found.missing.items()]
     return [phrases.sentence(line) for line in lines]
+
+
+def cannot_tell(found: Crossover, *curves: DataSizeCurve) -> str:
+    """Why no number of patients can be told where two curves meet; empty where one can.
+
+    The interval may be all that can be said of any study, from the smallest size or fewer to beyond what is followed;
+    and no curves meet within the sizes where neither of them, by its own interval, changes with the size.
+
+    Args:
+        found: where they meet.
+        curves: of both arms.
+    """
+    if found.low == 0:
+        return "no interval can be given"
+    if found.low <= found.smallest and math.isinf(found.high):
+        return f"the interval holds every number that could be told, {between(found)}"
+    inside = found.smallest < found.patients < math.inf
+    if inside and curves and all(_is_flat(curve) for curve in curves):
+        return "no difference between the sizes can be told from chance"
+    return ""
+
+
+def _is_flat(curve: DataSizeCurve) -> bool:
+    change = curve.gain(curve.patients[0], curve.largest)
+    return change.low <= 0 <= change.high
+
+
+def mean_of_seeds(row: ArmDataSize, place: int = -1) -> float:
+    """The mean over seeds at one of the sizes, the largest by default."""
+    return fmean(row.curve.values[place])
+
+
+def _off_the_curve(row: ArmDataSize) -> str:
+    """Sizes at which the fitted curve is not where the mean of the seeds is, by half the margin or more."""
+    if row.within is None or not row.within.margin:
+        return ""
+    off = []
+    for place, size in enumerate(row.curve.patients):
+        fitted, mean = row.curve.at(size).value, mean_of_seeds(row, place)
+        if abs(fitted - mean) >= row.within.margin / 2:
+            off.append(f"{phrases.number(fitted)} at {size:,} patients, where its seeds have {phrases.number(mean)}")
+    if not off:
+        return ""
+    return f"The fitted curve of {row.arm} misses the means of its seeds by half the margin or more: {'; '.join(off)}."
 
 
 def notes(found: DataSizes) -> list[str]:
@@ -108,10 +196,13 @@ def notes(found: DataSizes) -> list[str]:
     for row in found.arms:
         for note in row.curve.notes:
             by_note.setdefault(note, []).append(row.arm)
-    return [
+    for arm, sizes in found.rising.items():
+        by_note.setdefault(f"{RISING} {_at(sizes)}, so nothing is read off this curve: train longer", []).append(arm)
+    lines = [
         phrases.sentence(note if len(named) == len(found.arms) else f"{phrases.listed(named)}: {note}")
         for note, named in by_note.items()
     ]
+    return [*lines, *filter(None, map(_off_the_curve, found.arms))]
 
 
 def about(patients: float) -> str:
@@ -141,7 +232,7 @@ def between(found: Crossover) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _meeting(row: ArmDataSize, scratch: str, other: str) -> str:
+def _meeting(row: ArmDataSize, scratch: str, other: str, base: Sequence[DataSizeCurve]) -> str:
     from transfuse.statistics.data_size import FARTHEST
 
     found = row.within
@@ -149,8 +240,9 @@ def _meeting(row: ArmDataSize, scratch: str, other: str) -> str:
         return ""
     most, name = phrases.trimmed(found.margin), phrases.metric_name(row.curve.metric.name)
     near = f"within {most} {name} of {other}"
-    level = f"{100 * row.curve.confidence:g} % interval"
-    sure = between(found) if found.low == 0 else f"{level} {between(found)}"
+    if why := cannot_tell(found, row.curve, *base):
+        return f"from how many training patients on {scratch} are {near} can't be told: {why}"
+    sure = f"{100 * row.curve.confidence:g} % interval {between(found)}"
     if math.isinf(found.patients):
         return (
             f"{scratch} stay more than {most} {name} behind {other} up to {FARTHEST * found.largest:,} training "
@@ -170,9 +262,11 @@ def _more(rows: Sequence[ArmDataSize], subjects: Mapping[str, str]) -> str:
     if math.isnan(first.worth.gain.value):
         return f"what {MORE} more training patients would add is not said: {first.worth.note}"
     name = phrases.metric_name(first.curve.metric.name)
+    effect = "improve" if min(row.worth.gain.value for row in rows) >= 0 else "change (above 0 is better)"
     return (
-        f"{MORE} training patients more than the {first.curve.largest:,} of this study would improve test {name} by "
+        f"{MORE} training patients more than the {first.curve.largest:,} of this study would {effect} test {name} by "
         f"{phrases.listed(sums)}: a forecast of the curves, with {100 * first.curve.confidence:g} % intervals"
+        + ("; where one holds 0 it may be nothing" if any(row.worth.gain.low <= 0 for row in rows) else "")
     )
 
 

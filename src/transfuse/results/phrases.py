@@ -43,6 +43,26 @@ def smaller_is_better(name: str) -> bool:
     return quantity == "loss" or (quantity in METRICS and not METRICS[quantity].higher_is_better)
 
 
+def bounds(name: str) -> tuple[float, float]:
+    """The smallest and the largest possible value of a metric; infinite where they are not known.
+
+    >>> bounds("auroc"), bounds("kappa/grade 2"), bounds("my_score")
+    ((0.0, 1.0), (-1.0, 1.0), (-inf, inf))
+    """
+    quantity = name.partition("/")[0]
+    return METRICS[quantity].bounds if quantity in METRICS else (-math.inf, math.inf)
+
+
+def span(name: str) -> float:
+    """The largest possible difference of two values of a metric.
+
+    >>> span("auroc"), span("kappa"), span("my_score")
+    (1.0, 2.0, inf)
+    """
+    low, high = bounds(name)
+    return high - low
+
+
 def number(value: float | None, digits: int = 3) -> str:
     """A number with a fixed count of decimals and a true minus sign; "undefined" where there is none.
 
@@ -111,10 +131,29 @@ def listed(items: Sequence[str], last: str = "and") -> str:
     return f"{', '.join(items[:-1])} {last} {items[-1]}"
 
 
-def too_few_seeds(found: Comparison) -> str:
-    """Why a comparison decides nothing although its interval may look decided: one seed in an arm; else nothing."""
-    undecided = str(found.verdict) == "undecided"
-    return "1 seed" if undecided and min(found.seeds_a, found.seeds_b) < 2 else ""
+def why_undecided(found: Comparison) -> str:
+    """Why a comparison decides nothing although its interval may look decided: one seed in an arm, or others beside it.
+
+    Else nothing.
+    """
+    if str(found.verdict) != "undecided":
+        return ""
+    if min(found.seeds_a, found.seeds_b) < 2:
+        return "1 seed"
+    return f"Holm, {counted(found.family, 'comparison')}" if taken_away(found) else ""
+
+
+def taken_away(found: Comparison) -> str:
+    """The verdict that a comparison has by itself, where the correction for several of them takes it away; else "".
+
+    Tests are at 5 %, as those of `transfuse.compare`.
+    """
+    if str(found.verdict) != "undecided":
+        return ""
+    if found.p_equivalence <= 0.05:
+        return "equivalent"
+    apart = "helps" if found.difference > 0 else "hurts"
+    return apart if found.p_difference <= 0.05 else ""
 
 
 def duration(seconds: float | None) -> str:

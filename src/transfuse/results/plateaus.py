@@ -88,7 +88,14 @@ def withheld(found: Comparison, still: Mapping[str, Plateau]) -> Comparison:
     """
     if not still:
         return found
-    untested = replace(
+    held = untested(found)
+    classes = {label: withheld(of_class, still) for label, of_class in found.per_class.items()}
+    return replace(held, per_class=classes, notes=(*found.notes, *notes(still, found.metric)))
+
+
+def untested(found: Comparison) -> Comparison:
+    """A comparison, and those of its classes, without test and verdict; its numbers stay."""
+    return replace(
         found,
         verdict="undecided",
         p_difference=math.nan,
@@ -96,9 +103,8 @@ def withheld(found: Comparison, still: Mapping[str, Plateau]) -> Comparison:
         p_not_worse=math.nan,
         needed_patients=None,
         needed_seeds=None,
-        per_class={label: withheld(of_class, still) for label, of_class in found.per_class.items()},
+        per_class={label: untested(of_class) for label, of_class in found.per_class.items()},
     )
-    return replace(untested, notes=(*found.notes, *notes(still, found.metric)))
 
 
 def notes(still: Mapping[str, Plateau], metric: str) -> tuple[str, ...]:

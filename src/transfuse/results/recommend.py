@@ -10,13 +10,14 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
-from transfuse.results import arms, caveats, claims, phrases
+from transfuse.results import arms, caveats, chance, claims, phrases
+from transfuse.results.advice import advice, joint_advice
 from transfuse.results.arms import ArmComparison, ArmEstimate, ArmSpeed
-from transfuse.results.claims import EQUIVALENT, HELPS, HURTS, UNDECIDED, Case
+from transfuse.results.claims import EQUIVALENT, HELPS, HURTS, UNDECIDED, UNLEARNED, Case
 
 MIXED, NONE = "mixed", "none"
 ONE_ARM = "One arm: nothing to compare."
@@ -31,6 +32,7 @@ class Recommendation:
         choice: the label of the arm to use, "can't tell", "no result", or "by network" where the networks differ.
         verdict: helps, hurts, equivalent, undecided, mixed or none: of the pretrained weights against the baseline.
         headline: the verdict in a few words.
+        advice: what to do and how sure that is, in plain words without numbers; empty without a comparison.
         sentence: the verdict with its numbers.
         reasons: where the gain sits, what the other arms did, how fast it came.
         evidence: the comparisons this rests on.
@@ -48,6 +50,16 @@ class Recommendation:
     caveats: tuple[str, ...] = ()
     model: str = ""
     models: tuple[Recommendation, ...] = ()
+    advice: str = ""
+
+
+class _Part(NamedTuple):
+    """The recommendation of one network, what its headline is about, its verdict and the comparison it rests on."""
+
+    found: Recommendation
+    subject: str
+    verdict: str
+    row: ArmComparison | None
 
 
 def recommend(
@@ -75,10 +87,13 @@ def recommend(
     """
     runs = pd.DataFrame() if runs is None else runs
     history = pd.DataFrame() if history is None else history
+    comparisons = chance.withheld(comparisons, estimates, study)
     cases = _cases(study, comparisons, estimates, runs, history)
-    limits = caveats.of_study(study, comparisons, runs=runs, history=history, notes=notes, failures=failures)
+    limits = caveats.of_study(
+        study, comparisons, runs=runs, history=history, notes=notes, failures=failures, estimates=estimates
+    )
     found = [_of_model(case, limits.get(case.model, ())) for case in cases]
-    parts, shared = tuple(part for part, _ in found), limits.get("", ())
+    parts, shared = tuple(part.found for part in found), limits.get("", ())
     first = caveats.unfinished(study, runs, failures)
     if len(parts) == 1:
         one = parts[0]
@@ -89,7 +104,7 @@ def recommend(
         for caveat in part.caveats:
             limited.setdefault(caveat, []).append(part.model)
     own = tuple(f"{phrases.listed(models)}: {caveat}" for caveat, models in limited.items())
-    return _over_models(parts, [subject for _, subject in found], cases, (*first, *own, *shared))
+    return _over_models(found, cases, (*first, *own, *shared))
 
 
 def _cases(
@@ -99,7 +114,7 @@ def _cases(
     runs: pd.DataFrame,
     history: pd.DataFrame,
 ) -> list[Case]:
-    settings = dict(study.get("arms") or {})
+    settings, data = dict(study.get("arms") or {}), study.get("data") or {}
     found = [(row.model, row.arm) for row in estimates] + [(row.model, row.arm) for row in comparisons]
     found += [(row.model, row.baseline) for row in comparisons]
     for _, arm in found:
@@ -118,7 +133,7 @@ def _cases(
     return [
         Case(
             model=model,
-            dataset=str((study.get("data") or {}).get("name") or "this data"),
+            dataset=str(data.get("dataset") or data.get("name") or "this data"),  # what it is called, else its path
             metric=phrases.metric_name(metric),
             baseline=str(study.get("baseline") or next(iter(settings), "")),
             kinds={arm: arms.kind_of(value) for arm, value in settings.items()},
@@ -129,13 +144,13 @@ def _cases(
             threshold=(phrases.metric_name(quantity), float(limit)) if limit is not None else None,
             settings=settings,
             network=(study.get("models") or {}).get(model) or {},
+            unit="patient" if data.get("patients_known", True) else "image",
         )
         for model in models
     ]
 
 
-def _of_model(case: Case, limits: Sequence[str]) -> tuple[Recommendation, str]:
-    """The recommendation of one network, and what its headline is about."""
+def _of_model(case: Case, limits: Sequence[str]) -> _Part:
     main = [row for row in case.comparisons if row.baseline == case.baseline and row.arm != case.baseline]
     rank = {arms.FULL: 0, arms.PARTIAL: 1}
     main.sort(key=lambda row: rank.get(case.kinds[row.arm], 2))  # stable: the study's order within each kind
@@ -147,7 +162,8 @@ def _of_model(case: Case, limits: Sequence[str]) -> tuple[Recommendation, str]:
             f"{case.model} on {case.dataset} has one arm, {case.subjects[case.baseline]}: test {case.metric} {value}. "
             "There is nothing to compare it with."
         )
-        return Recommendation(case.baseline, NONE, ONE_ARM, text, (), evidence, tuple(limits), case.model), ""
+        one = Recommendation(case.baseline, NONE, ONE_ARM, text, (), evidence, tuple(limits), case.model)
+        return _Part(one, "", NONE, None)
     if not defined:
         why = (
             "none of its arms can be compared with the baseline yet"
@@ -155,7 +171,8 @@ def _of_model(case: Case, limits: Sequence[str]) -> tuple[Recommendation, str]:
             else (f"the test {case.metric} is undefined for the arms that finished")
         )
         text = f"For {case.model} on {case.dataset} there is no result: {why}."
-        return Recommendation(NOTHING, NONE, "No result yet.", text, (), evidence, tuple(limits), case.model), ""
+        none = Recommendation(NOTHING, NONE, "No result yet.", text, (), evidence, tuple(limits), case.model)
+        return _Part(none, "", NONE, None)
     primary = defined[0]
     helpful = [row for row in defined if row.comparison.verdict == HELPS]
     chosen = primary
@@ -169,14 +186,24 @@ def _of_model(case: Case, limits: Sequence[str]) -> tuple[Recommendation, str]:
         text += f" {phrases.sentence(claims.short_claim(primary, case.subjects[primary.arm]))}"
     reasons = (*claims.gains(case), *claims.others(case, defined, chosen, primary), *claims.speed(case, chosen))
     subject = case.subjects[chosen.arm]
-    headline = claims.headline(subject, verdict)
-    return Recommendation(choice, verdict, headline, text, reasons, evidence, tuple(limits), case.model), subject
+    kind = claims.kind_of_verdict(chosen)
+    found = Recommendation(
+        choice,
+        verdict,
+        claims.headline(subject, kind),
+        text,
+        reasons,
+        evidence,
+        tuple(limits),
+        case.model,
+        advice=advice(case, chosen),
+    )
+    return _Part(found, subject, kind, chosen)
 
 
-def _over_models(
-    parts: Sequence[Recommendation], subjects: Sequence[str], cases: Sequence[Case], limits: Sequence[str]
-) -> Recommendation:
+def _over_models(found: Sequence[_Part], cases: Sequence[Case], limits: Sequence[str]) -> Recommendation:
     """One recommendation over several networks: their verdicts side by side, never averaged."""
+    parts = [part.found for part in found]
     evidence = tuple(row for part in parts for row in part.evidence)
     if parts and all(part.headline == ONE_ARM for part in parts):
         text = " ".join(part.sentence for part in parts)
@@ -188,17 +215,18 @@ def _over_models(
     choice = choices.pop() if len(choices) == 1 else BY_NETWORK
     verdict = verdicts.pop() if len(verdicts) == 1 else MIXED
     text = " ".join(part.sentence for part in parts) if len(parts) <= 2 else _counts(parts, cases)
-    headline = _joint_headline(parts, subjects)
-    return Recommendation(choice, verdict, headline, text, (), evidence, tuple(limits), "", tuple(parts))
+    headline = _joint_headline(found)
+    said = joint_advice([(case, part.row) for case, part in zip(cases, found, strict=True)])
+    return Recommendation(choice, verdict, headline, text, (), evidence, tuple(limits), "", tuple(parts), said)
 
 
-def _joint_headline(parts: Sequence[Recommendation], subjects: Sequence[str]) -> str:
+def _joint_headline(parts: Sequence[_Part]) -> str:
     """The networks' headlines in one line, grouped by verdict; the subject is said once where it is the same."""
     groups: dict[tuple[str, str], list[str]] = {}
-    for verdict in (HELPS, HURTS, EQUIVALENT, UNDECIDED, NONE):
-        for part, subject in zip(parts, subjects, strict=True):
+    for verdict in (HELPS, HURTS, EQUIVALENT, UNDECIDED, UNLEARNED, NONE):
+        for part in parts:
             if part.verdict == verdict:
-                groups.setdefault((verdict, subject), []).append(part.model)
+                groups.setdefault((verdict, part.subject), []).append(part.found.model)
     (first, about), names = next(iter(groups.items()))
     head = claims.headline(about, first)[:-1]
     if len(groups) == 1:
@@ -210,7 +238,12 @@ def _joint_headline(parts: Sequence[Recommendation], subjects: Sequence[str]) ->
             stem = claims.headline(subject, verdict)[:-1]
             clauses.append(f"{stem[0].lower()}{stem[1:]} for {who}")
         else:
-            verb = {HURTS: "they hurt", EQUIVALENT: "no difference that matters", UNDECIDED: "can't tell"}
+            verb = {
+                HURTS: "they hurt",
+                EQUIVALENT: "no difference that matters",
+                UNDECIDED: "can't tell",
+                UNLEARNED: "nothing learned that can be told from chance",
+            }
             clauses.append(f"{verb.get(verdict, 'no result yet')} for {who}")
     return "; ".join(clauses) + "."
 

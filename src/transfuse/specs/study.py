@@ -56,6 +56,8 @@ class StudySpec:
             rate of `train.optimizer`, as the papers did.
         train_fractions: shares of the training patients at which every arm is trained too, `[0.1, 0.25, 0.5, 1]`, for
             the curve over the number of patients; the last is 1, the study itself, whose verdict they never change.
+        latency: whether the report times a pass of each network, on the machine that first writes it; no run is another
+            for it.
         analyses: what to look at inside the networks, `[cka, {what: knn, k: 100}]`; never changes a training.
     """
 
@@ -76,6 +78,7 @@ class StudySpec:
     sources: dict[str, SourceSpec] = field(default_factory=dict)
     tune: TuneSpec | Literal["none"] = "none"
     train_fractions: tuple[float, ...] = ()
+    latency: bool = False
     analyses: tuple[AnalysisSpec, ...] = ()
 
     @property

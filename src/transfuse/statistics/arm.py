@@ -7,7 +7,7 @@ many comparisons it is part of.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -90,11 +90,13 @@ def arm_of_scores(
         name: of the scores in messages.
 
     Raises:
-        SpecError: an unknown metric.
+        SpecError: an unknown metric, a seed that is no integer >= 0.
         DataError: shapes that do not fit, NaN scores, a metric that no class defines, a patient in two folds.
     """
     kind, labels = find_metric(metric), np.asarray(target)
     runs = read_runs(name, scores, labels)
+    if kind.two_classes and (labels.ndim == 2 or runs.shape[2:] in ((), (1,), (2,))):
+        kind = replace(kind, bounds=kind.two_classes)
     parts, number = resample_folds(of_scores(metric, labels, list(runs)), len(labels), patients, folds, seed)
     return Arm(kind, len(runs), tuple(parts), number, patients is None, runs.shape[2:], seed)
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from transfuse.errors import DataError
+from transfuse.errors import DataError, SpecError
 from transfuse.metrics import ClassCounts, Prepared, evaluate, prepare
 
 REPLICATES = 2000
@@ -50,20 +50,25 @@ def patient_codes(patients: Sequence[object] | np.ndarray | None, size: int) -> 
         size: N.
 
     Raises:
-        DataError: another number of ids than samples, or missing ids.
+        DataError: another number of ids than samples, missing ids, or ids that are arrays.
     """
     if patients is None:
         return np.arange(size)
     ids = list(patients)
     if len(ids) != size:
         raise DataError(f"{len(ids)} patient ids for {size} samples; expected one id a sample (or None)")
-    missing = sum(1 for one in ids if one is None or one != one or one == "")
+    if getattr(patients, "ndim", 1) != 1 or any(isinstance(one, list | np.ndarray) for one in ids):
+        shape = np.asarray(patients, dtype=object).shape
+        raise DataError(f"patients has the shape {shape}; expected ({size},), one id a sample (or None)")
+    missing = sum(map(_is_missing, ids))
     if missing:
         raise DataError(
             f"{missing} of {size} patient ids are missing; a sample without its patient cannot be resampled: "
             "fill them in, or pass patients=None if every sample is a patient of its own"
         )
-    names = np.asarray(ids) if np.asarray(patients).dtype.kind in "iu" else np.array([str(one) for one in ids])
+    array = np.asarray(patients) if hasattr(patients, "__array__") else np.empty(0)
+    numbers = array.dtype.kind in "iu" or all(isinstance(one, int | np.integer) for one in ids)
+    names = np.asarray(ids) if numbers else np.array([str(one) for one in ids])
     return np.unique(names, return_inverse=True)[1]
 
 
@@ -124,10 +129,12 @@ def resample(
     for prepared, plain in measure(rows, groups):
         points.append(plain)
         found = np.concatenate([prepared.values(weights) for weights in draws()], axis=1)
-        values.append(np.concatenate([_mean_of_defined(found), found if prepared.classes else found[:0]]))
+        # A resample that lacks a class has no overall value: a mean over the others would be one of other classes.
+        values.append(np.concatenate([found.mean(axis=0, keepdims=True), found if prepared.classes else found[:0]]))
     if prepared is None:
         raise DataError("no run to evaluate; expected scores of shape (seeds, N[, C]) with seeds >= 1")
-    # Classes rest on different patients, so their supports add up, though never beyond the patients there are.
+    # Classes rest on different patients, so their supports add up, though never beyond the patients there are. What a
+    # mean of classes rests on depends on the variances of these, too (`transfuse.statistics.variance`).
     overall = min(1 + int((prepared.support - 1).sum()), int(groups.max()) + 1)
     support = [overall, *(prepared.support if prepared.classes else ())]
     return Replicates(
@@ -147,11 +154,20 @@ def resample_folds(
     folds: ArrayLike | None,
     seed: int,
 ) -> tuple[list[Replicates], int]:
-    """Replicates of each fold (one without folds) and the number of patients, of `size` samples."""
+    """Replicates of each fold (one without folds) and the number of patients, of `size` samples.
+
+    Raises:
+        SpecError: a seed that is no integer >= 0.
+        DataError: as `patient_codes` and `resample`; folds of another shape, missing, fewer than two, or with a patient
+            in two of them.
+    """
+    checked_seed(seed)
     codes = patient_codes(patients, size)
     number = int(codes.max()) + 1
     if folds is None:
         return [resample(measure, np.arange(size), codes, seed)], number
+    if missing := sum(map(_is_missing, np.asarray(folds, dtype=object).reshape(-1))):
+        raise DataError(f"{missing} of {size} samples have no fold; expected the fold of every sample, or folds=None")
     names, fold = np.unique(np.asarray(folds), return_inverse=True)
     if fold.shape != codes.shape or len(names) < 2:
         raise DataError(
@@ -167,8 +183,23 @@ def resample_folds(
     for index in range(len(names)):
         rows = np.flatnonzero(fold == index)
         inside = np.unique(codes[rows], return_inverse=True)[1]
-        parts.append(resample(measure, rows, inside, (seed, index)))
+        try:
+            parts.append(resample(measure, rows, inside, (seed, index)))
+        except DataError as problem:
+            raise DataError(f"fold {names[index]} ({len(rows)} of {size} samples): {problem}") from None
     return parts, number
+
+
+def checked_seed(seed: object) -> None:
+    """Refuse a seed of the resamples that is no integer >= 0; None would draw others for each arm.
+
+    Raises:
+        SpecError: it is not.
+    """
+    if isinstance(seed, bool | np.bool_) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise SpecError(
+            f"seed is {seed!r}; expected an integer >= 0, as 0: all arms need the same resamples of the patients"
+        )
 
 
 def joined(first: Replicates, second: Replicates) -> Replicates:
@@ -187,6 +218,8 @@ def read_runs(name: str, scores: ArrayLike, target: np.ndarray) -> np.ndarray:
         runs = np.asarray(scores, dtype=np.float64)
     except (TypeError, ValueError) as problem:
         raise DataError(f"{name} is no array of numbers of shape (seeds, N[, C]): {problem}") from None
+    if target.ndim > 0 and len(target) == 0:
+        raise DataError(f"target has shape {target.shape}, so there is no sample; expected (N,) or (N, C) with N >= 1")
     if target.ndim not in (1, 2) or runs.ndim not in (2, 3) or runs.shape[1] != len(target) or len(runs) == 0:
         raise DataError(
             f"{name} has shape {runs.shape} and target {target.shape}; expected scores (seeds, N) or (seeds, N, C) and "
@@ -221,8 +254,9 @@ def _draws(
     return lambda: iter(kept)
 
 
-def _mean_of_defined(rows: np.ndarray) -> np.ndarray:
-    there = np.isfinite(rows)
-    total = np.where(there, rows, 0.0).sum(axis=0, keepdims=True)
-    count = there.sum(axis=0, keepdims=True)
-    return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
+def _is_missing(one: object) -> bool:
+    """Whether an id is None, NaN, pandas' NA or empty."""
+    try:
+        return one is None or bool(one != one) or one == ""
+    except TypeError:  # pandas.NA, which is neither equal to itself nor not
+        return True

@@ -1,4 +1,4 @@
-"""The verdict on two arms, and the interval of one: patients and seeds are both samples.
+"""The verdict on two arms: patients and seeds are both samples.
 
 An interval that treats only the patients, or only the seeds, as sampled claims differences that are not there. Here
 `SE^2 = V_patients + s_A^2 / S_A + s_B^2 / S_B`, less the patient x seed interaction, which is in both kinds of term,
@@ -20,10 +20,11 @@ from transfuse.errors import SpecError
 from transfuse.metrics import find_metric
 from transfuse.statistics.arm import Arm, arm_of_scores
 from transfuse.statistics.bootstrap import Replicates
+from transfuse.statistics.estimate import Estimate, estimate, estimate_arm
 from transfuse.statistics.holm import rejected
 from transfuse.statistics.interval import Tested
 from transfuse.statistics.planning import Components, needed_patients, needed_seeds
-from transfuse.statistics.variance import Spread, column_of, half_width, spread_of
+from transfuse.statistics.variance import Spread, column_of, honest, spread_of
 
 __all__ = ["Comparison", "Components", "Estimate", "Verdict", "compare", "compare_arms", "estimate", "estimate_arm"]
 
@@ -36,28 +37,7 @@ NO_PATIENTS = (
 )
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A value with its interval.
-
-    Args:
-        value: the estimate.
-        low: lower end; -inf where no interval can be given.
-        high: upper end; inf where no interval can be given.
-        confidence: of the interval, in (0, 1).
-        method: how the interval was made, in words.
-        n: number of patients.
-    """
-
-    value: float
-    low: float
-    high: float
-    confidence: float
-    method: str
-    n: int
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """Arm A against arm B on the same patients. Every difference is signed so that **positive means A is better**.
 
@@ -84,6 +64,7 @@ class Comparison:
         p_equivalence: of the two one-sided tests of a difference of the margin or more, the larger.
         p_not_worse: of the one-sided test that A is worse by the margin or more.
         family: how many comparisons were looked at together for this verdict (`compare_all`).
+        level: at which they were, all together.
         per_class: the same comparison for each defined class; empty for metrics without classes. Their verdicts are
             corrected for the number of classes.
         notes: what is to be said of the samples and the variance.
@@ -110,8 +91,19 @@ class Comparison:
     p_equivalence: float = math.nan
     p_not_worse: float = math.nan
     family: int = 1
+    level: float = LEVEL
     per_class: dict[int, Comparison] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        from transfuse.statistics.verdict_text import headline
+
+        return f"<Comparison {headline(self)}>"
+
+    def __str__(self) -> str:
+        from transfuse.statistics.verdict_text import lines
+
+        return "\n".join(lines(self))
 
     @property
     def not_worse(self) -> bool:
@@ -122,10 +114,15 @@ class Comparison:
     def caveats(self) -> tuple[str, ...]:
         """Sentences that belong to the verdict: the notes, and what the verdict leaves out."""
         said = list(self.notes)
-        if self.verdict == "equivalent" and self.p_difference <= LEVEL:
+        if self.verdict == "equivalent" and self.p_difference <= self.level:
             said.append("The difference is statistically significant, but smaller than the margin.")
-        alone = _verdict(self.p_difference <= LEVEL, self.p_equivalence <= LEVEL, self.difference)
-        if self.verdict == "undecided" and alone != "undecided":
+        if self.verdict == "equivalent" and self.values_a == self.values_b:
+            said.append(
+                "Both arms have the same values, seed by seed: unless they are the same runs on purpose, look whether "
+                "one file was read twice."
+            )
+        alone = _verdict(self.p_difference <= self.level, self.p_equivalence <= self.level, self.difference)
+        if self.verdict == "undecided" and alone != "undecided" and self.family > 1:
             said.append(
                 f"By itself this comparison would be called {alone!r}; among {self.family} comparisons that is no "
                 "evidence enough (Holm's correction)."
@@ -170,18 +167,30 @@ def compare(
         folds: `(N,)` fold in which a sample was tested, under cross-validation.
         seed: of the resamples.
 
+    Returns:
+        The `Comparison`: `difference` with its 95 % interval `low` to `high` (positive: A is better), the `verdict`
+        ("helps", "hurts", "equivalent" or "undecided"), `needed_patients` and `needed_seeds` that would decide it,
+        `per_class` with the same for each class, and `caveats`. Printed, it is a few lines. The calibration error
+        ("ece") gets a difference without interval and verdict, as its estimate is too large by chance; the Brier score
+        has both.
+
     Raises:
-        SpecError: a margin that is not positive, an unknown metric.
+        SpecError: a margin that is not between 0 and the metric's range, an unknown metric, a seed that is no integer
+            >= 0.
         DataError: shapes that do not fit, NaN scores, a metric that no class defines, a patient in two folds.
 
     >>> generator = np.random.default_rng(0)
     >>> target = np.repeat([0, 1], 100)
     >>> good, poor = (target * d + generator.normal(size=(4, 200)) for d in (3.0, 0.5))
-    >>> compare(target, good, poor, patients=range(200), margin=0.02).verdict
-    'helps'
+    >>> found = compare(target, good, poor, patients=range(200), margin=0.02)
+    >>> found.verdict, found.needed_patients, found.needed_seeds
+    ('helps', None, 54)
+    >>> print(found)
+    helps: +0.336 AUROC (95 % interval +0.272 to +0.404), margin 0.02
+    200 patients, 4 seeds an arm
     """
-    find_metric(metric)
-    checked_margin(margin, metric)
+    checked_margin(margin, metric, find_metric(metric).bounds)
+    patients = None if patients is None else patients if hasattr(patients, "__array__") else list(patients)
     a = arm_of_scores(target, scores_a, patients, metric, folds, seed, name="scores_a")
     return compare_arms(a, arm_of_scores(target, scores_b, patients, metric, folds, seed, name="scores_b"), margin)
 
@@ -190,10 +199,10 @@ def compare_arms(a: Arm, b: Arm, margin: float) -> Comparison:
     """`compare` for arms that were resampled before, so that an arm of many comparisons is resampled once.
 
     Raises:
-        SpecError: a margin that is not positive.
+        SpecError: a margin that is not between 0 and the metric's range.
         DataError: arms with other samples, patients, metrics or resamples.
     """
-    checked_margin(margin, a.metric.name)
+    checked_margin(margin, a.metric.name, a.metric.bounds)
     parts = a.beside(b)
     notes = [*a.notes, *(note for note in b.notes if note not in a.notes)]
     if a.anonymous:
@@ -222,82 +231,41 @@ def compare_arms(a: Arm, b: Arm, margin: float) -> Comparison:
 
 
 def decided(comparisons: Sequence[Comparison], level: float = LEVEL) -> list[Comparison]:
-    """The comparisons with their verdicts when they are looked at together; their classes stay as they are."""
+    """The comparisons with their verdicts when they are looked at together; their classes stay as they are.
+
+    Raises:
+        SpecError: a level outside (0, 1).
+    """
     sure = rejected(
         np.array([(one.p_difference, one.p_equivalence) for one in comparisons]).reshape(len(comparisons), 2), level
     )
     family = sum(not math.isnan(one.p_difference) for one in comparisons)
     return [
-        replace(one, verdict=_verdict(apart, near, one.difference), family=family)
+        replace(one, verdict=_verdict(apart, near, one.difference), family=family, level=level)
         for one, (apart, near) in zip(comparisons, sure, strict=True)
     ]
 
 
-def estimate(
-    target: ArrayLike,
-    scores: ArrayLike,
-    patients: Sequence[object] | np.ndarray | None,
-    metric: str = "auroc",
-    folds: ArrayLike | None = None,
-    seed: int = 0,
-    confidence: float = 0.95,
-) -> Estimate:
-    """One arm's mean metric over its seeds, with an interval for new patients and new seeds.
-
-    The same variance as in `compare`, with one arm. The interval is cut at the metric's bounds. With one seed it covers
-    patients only, and `method` says so.
-
-    Args:
-        target: `(N,)` or `(N, C)`, as for `compare`.
-        scores: `(seeds, N)` or `(seeds, N, C)`.
-        patients: `(N,)` ids, or None.
-        metric: key of `transfuse.metrics.METRICS`.
-        folds: `(N,)` fold of each sample, under cross-validation.
-        seed: of the resamples.
-        confidence: in (0, 1).
-
-    Raises:
-        SpecError: a confidence outside (0, 1), an unknown metric.
-        DataError: as `compare`.
-    """
-    find_metric(metric)
-    if not 0 < confidence < 1:
-        raise SpecError(f"confidence is {confidence!r}; expected a number between 0 and 1, as 0.95")
-    return estimate_arm(arm_of_scores(target, scores, patients, metric, folds, seed), confidence)
-
-
-def estimate_arm(arm: Arm, confidence: float = 0.95) -> Estimate:
-    """`estimate` for an arm that was resampled before."""
-    bounds = arm.metric.bounds
-    spread = spread_of([(part, 0) for part in arm.parts], arm.seeds, 0, bounds)
-    half = half_width(spread, arm.seeds, 1, 0.5 + confidence / 2)
-    if not math.isfinite(half):
-        method = f"no interval: {spread.reason}"
-    elif arm.seeds == 1:
-        method = "bootstrap of patients, one seed: what another seed would give is not covered"
-    else:
-        df = spread.components.precision(arm.seeds, 1)[1]
-        method = f"patients and seeds, Satterthwaite t with {df:.1f} degrees of freedom"
-    if arm.anonymous:
-        method += ", each sample taken as a patient"
-    low, high = spread.difference - half, spread.difference + half
-    if math.isfinite(half):
-        low, high = max(low, bounds[0]), min(high, bounds[1])
-    return Estimate(spread.difference, low, high, confidence, method, arm.patients)
-
-
-def checked_margin(margin: float, metric: str) -> None:
-    """Raise SpecError unless a margin is a number above 0."""
-    if not (isinstance(margin, int | float | np.number) and math.isfinite(margin) and margin > 0):
+def checked_margin(margin: float, metric: str, bounds: tuple[float, float] = (-math.inf, math.inf)) -> None:
+    """Raise SpecError unless a margin is a number above 0, and less than the distance of the metric's bounds."""
+    number = isinstance(margin, int | float | np.number) and not isinstance(margin, bool)
+    if not (number and math.isfinite(margin) and margin > 0):
         raise SpecError(
             f"margin is {margin!r}; expected a number > 0 in units of {metric}: the largest difference that would not "
             "matter to you, chosen before training (0.02 of AUROC, say)"
+        )
+    low, high = bounds
+    if margin >= high - low:
+        percent = f": did you mean {margin / 100:g}?" if margin / 100 < high - low else ""
+        raise SpecError(
+            f"margin is {margin!r}, but {metric} lies between {low:g} and {high:g}, so any two arms would be "
+            f"equivalent; expected a number above 0 and below {high - low:g} in units of {metric}{percent}"
         )
 
 
 def _column(a: Arm, b: Arm, margin: float, columns: list[tuple[Replicates, int]]) -> Comparison:
     """The comparison of one class, or of the overall value, before it is decided."""
-    spread = spread_of(columns, a.seeds, b.seeds, a.metric.bounds)
+    spread = honest(spread_of(columns, a.seeds, b.seeds, a.metric.bounds), a.metric)
     components = spread.components
     better = 1 if a.metric.higher_is_better else -1
     found = Comparison(
@@ -368,8 +336,9 @@ def _notes(a: Arm, b: Arm, spread: Spread) -> list[str]:
     notes: list[str] = []
     if spread.lost_resamples > 0.01:
         notes.append(
-            f"{spread.lost_resamples:.0%} of the resamples of patients lacked a class, which few patients have, and "
-            "were left out."
+            f"{spread.lost_resamples:.0%} of the resamples of patients "
+            + ("lacked a class, which few patients have, " if spread.by_class else "gave the metric no value ")
+            + "and were left out."
         )
     if spread.reason:
         return [*notes, f"No interval: {spread.reason}. {spread.cure}."]

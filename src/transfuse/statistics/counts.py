@@ -46,7 +46,8 @@ def compare_counts(
         margin: > 0, in units of the metric.
         metric: "dice" or "jaccard".
         average: "image" takes the metric of each image and their mean, so that a small lesion counts as much as a
-            large one; "pooled" takes it of the summed counts of all images.
+            large one; "pooled" takes it of the summed counts of all images, and leaves out classes that have no true
+            pixel.
         empty: of "image", what an image is worth whose true mask is empty: "one" gives 1 to an empty prediction and 0
             to any other; "leave_out" leaves such images out, whatever was predicted, and a caveat says how many
             (MONAI's `ignore_empty`).
@@ -57,7 +58,8 @@ def compare_counts(
         The comparison; `per_class` for each class where there are several, of which the overall value is the mean.
 
     Raises:
-        SpecError: a margin that is not positive, an unknown metric, average or treatment of empty masks.
+        SpecError: a margin that is not between 0 and 1, an unknown metric, average or treatment of empty masks, a seed
+            that is no integer >= 0.
         DataError: shapes that do not fit, counts that are negative or not finite, true masks of different sizes (TP +
             FN) in two arms or seeds, no image with a mask where one is needed, a patient in two folds.
 
@@ -70,15 +72,21 @@ def compare_counts(
     """
     if metric not in COUNT_METRICS:
         raise SpecError(f"unknown metric {metric!r} of counts: {nearest(metric, COUNT_METRICS)}")
-    checked_margin(margin, metric)
-    first = arm_of_counts(counts_a, patients, metric, average, empty, folds, seed, name="counts_a")
-    second = arm_of_counts(counts_b, patients, metric, average, empty, folds, seed, name="counts_b")
-    same_truth = _truth(np.asarray(counts_a, dtype=float)), _truth(np.asarray(counts_b, dtype=float))
-    if same_truth[0].shape == same_truth[1].shape and not np.allclose(*same_truth):
+    checked_margin(margin, metric, COUNT_METRICS[metric].bounds)
+    patients = None if patients is None else patients if hasattr(patients, "__array__") else list(patients)
+    one, two = _read("counts_a", counts_a), _read("counts_b", counts_b)
+    if one.shape[1:] != two.shape[1:]:
+        raise DataError(
+            f"counts_a has shape {np.shape(counts_a)} and counts_b {np.shape(counts_b)}; both arms need the same "
+            "images and classes, and may differ in seeds: (seeds, N[, C], 3)"
+        )
+    if not np.allclose(_truth(one), _truth(two)):
         raise DataError(
             "counts_a and counts_b have true masks of different sizes (TP + FN): the arms were tested on other images, "
             "or on the same ones in another order or size"
         )
+    first = arm_of_counts(counts_a, patients, metric, average, empty, folds, seed, name="counts_a")
+    second = arm_of_counts(counts_b, patients, metric, average, empty, folds, seed, name="counts_b")
     return compare_arms(first, second, margin)
 
 
@@ -130,8 +138,6 @@ def _terms(counts: np.ndarray, metric: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _truth(counts: np.ndarray) -> np.ndarray:
     """The size of the true masks, `(N, C)`, of the first seed."""
-    if counts.ndim == 3:
-        counts = counts[:, :, None]
     size: np.ndarray = counts[0, ..., 0] + counts[0, ..., 2]
     return size
 
@@ -168,12 +174,14 @@ def _of_counts(counts: np.ndarray, metric: str, average: Average, leave_out: boo
     def measure(rows: np.ndarray, groups: np.ndarray) -> Iterator[Measured]:
         truth = _truth(counts[:, rows])
         used = truth > 0 if leave_out else np.ones_like(truth, dtype=bool)
+        if average == "pooled":  # without any true pixel there is nothing to overlap with
+            used &= (truth > 0).any(axis=0)
         there = {c: ClassCounts(int((one > 0).sum()), int((one == 0).sum())) for c, one in enumerate(truth.T)}
         classes = tuple(c for c in there if used[:, c].any())
         if not classes:
             raise DataError(
-                f"{metric} is undefined, because no image has a true mask; count empty masks (empty='one'), or test on "
-                "images with something to find"
+                f"{metric} is undefined, because no image has a true mask; count empty masks (average='image', "
+                "empty='one'), or test on images with something to find"
             )
         support = np.array([len(np.unique(groups[used[:, c]])) for c in classes])
         for run in counts[:, rows][:, :, list(classes)]:

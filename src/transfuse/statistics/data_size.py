@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 from transfuse.errors import DataError, SpecError
 from transfuse.metrics import Metric, find_metric
 from transfuse.statistics.arm import Arm
-from transfuse.statistics.bootstrap import REPLICATES
+from transfuse.statistics.bootstrap import REPLICATES, checked_seed
 from transfuse.statistics.power_law import RATES, PowerLaw, fit_power_law
 from transfuse.statistics.seeds import checked_confidence, seed_values
 from transfuse.statistics.variance import SAME, spread_of
@@ -134,7 +134,8 @@ def data_size_curve(
         seed: of the normal numbers. Arms with other values draw others from the same seed.
 
     Raises:
-        SpecError: an unknown metric, a confidence outside (0, 1), fewer than three sizes.
+        SpecError: an unknown metric, a confidence outside (0, 1), a seed that is no integer >= 0, fewer than three
+            sizes.
         DataError: sizes that do not ascend, values that are not finite, arms that were not tested on the same samples.
 
     >>> sizes = [25, 50, 100, 200]
@@ -143,6 +144,7 @@ def data_size_curve(
     (0.895, 0.9, 1.0)
     """
     checked_confidence(confidence)
+    checked_seed(seed)
     sizes = _sizes(patients, len(values))
     arms = [one for one in values if isinstance(one, Arm)]
     if arms and len(arms) < len(sizes):
@@ -250,6 +252,8 @@ def _of_arms(arms: list[Arm], sizes: np.ndarray) -> _Seen:
         mean, support = part.values[:, 0].mean(axis=0), float(part.support[0])
         if spread.reason:
             reasons.append(f"at {size:g} training patients {spread.reason}")
+        elif arm.metric.no_interval:
+            reasons.append(arm.metric.no_interval)
         moved.append((mean - np.nanmean(mean)) * math.sqrt(support / max(support - 1, 1)))
         interaction.append(spread.components.interaction_a)
     method = "other test patients and other seeds, percentiles of 2,000 fits"

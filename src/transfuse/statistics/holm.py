@@ -32,7 +32,7 @@ def rejected(p_values: Sequence[Sequence[float]] | ArrayLike, level: float = 0.0
     >>> rejected([[0.01], [0.04], [0.03]]).ravel().tolist()
     [True, False, False]
     """
-    if not 0 < level < 1:
+    if isinstance(level, bool) or not isinstance(level, int | float | np.number) or not 0 < level < 1:
         raise SpecError(f"level is {level!r}; expected a number between 0 and 1, as 0.05")
     values = np.asarray(p_values, dtype=np.float64)
     if values.ndim != 2 or not (np.isnan(values) | ((values >= 0) & (values <= 1))).all():

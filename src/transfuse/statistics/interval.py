@@ -45,7 +45,8 @@ class Tested:
     def p_value(self, difference: float, side: int) -> float:
         """That the estimate is as far above (`side` 1) or below (-1) `difference`, were it true; one-sided.
 
-        0 or 1 where there is no variance at all.
+        The largest of `difference` and all that are farther off: the standard error may grow faster than the distance,
+        and the test has to agree with the interval. 0 or 1 where there is no variance at all.
         """
         from scipy.special import stdtr
 
@@ -53,13 +54,17 @@ class Tested:
         if error == 0:
             return float(away <= 0)
         _, df = self.components.precision(self.seeds_a, self.seeds_b)
-        return float(stdtr(df, -away / error))
+        ratio = away / error
+        if ratio > 0:
+            farther = np.linspace(difference, -side * self.components.span, _STEPS)[1:]
+            errors = self.components.error_at(farther, self.seeds_a, self.seeds_b)
+            ratio = min(ratio, float((side * (self.difference - farther) / errors).min()))
+        return float(stdtr(df, -ratio))
 
     def _end(self, side: int, times: float, half: float) -> float:
-        """The first difference on a side that is contradicted.
+        """The last difference on a side that is not contradicted; where contradicted ones lie before it, these too.
 
-        It is at least `half` away, as no error is less than the estimate's; where that is beyond the metric's bounds,
-        it is the end.
+        It is at least `half` away, as no error is less than the estimate's, and never beyond the metric's bounds.
         """
         from scipy.optimize import brentq
 
@@ -67,11 +72,16 @@ class Tested:
             return away - times * self.error_at(self.difference + side * away)
 
         bound = self.components.span - side * self.difference
-        if half >= bound or excess(half) >= -1e-12 * half:
-            return self.difference + side * half
+        if half >= bound:
+            return side * self.components.span
         places = np.linspace(half, bound, _STEPS)
         beyond = places - times * self.components.error_at(self.difference + side * places, self.seeds_a, self.seeds_b)
-        first = int(np.argmax(beyond > 0))
-        if not beyond[first] > 0:
-            return self.difference + side * bound
-        return self.difference + side * float(brentq(excess, places[first - 1], places[first], xtol=1e-10))
+        beyond[0] = excess(half)
+        inside = beyond <= 0
+        inside[0] = beyond[0] < -1e-12 * half  # rounding apart, the error there is the estimate's
+        if not inside.any():
+            return self.difference + side * half
+        last = _STEPS - 1 - int(np.argmax(inside[::-1]))
+        if last == _STEPS - 1:
+            return side * self.components.span
+        return self.difference + side * float(brentq(excess, places[last], places[last + 1], xtol=1e-10))

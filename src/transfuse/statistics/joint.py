@@ -23,7 +23,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from transfuse.statistics.arm import Arm
-from transfuse.statistics.variance import column_of, spread_of
+from transfuse.statistics.variance import column_of, honest, rests_on, spread_of
 
 # Fewer usable resamples than this give no distribution.
 _FEWEST = 200
@@ -49,12 +49,15 @@ def joint_draws(arms: Sequence[Arm]) -> np.ndarray:
     points = np.array([[part.points[:, 0].mean() for part in arm.parts] for arm in arms])
     values = np.array([[part.values[:, 0].mean(axis=0) for part in arm.parts] for arm in arms])
     values = values[:, :, np.isfinite(values).all(axis=(0, 1))]
-    count, df = values.shape[2], sum(int(part.support[0]) - 1 for part in arms[0].parts)
+    count = values.shape[2]
+    # Of the arm whose mean over classes rests on the fewest patients.
+    rests = [[rests_on(part, 0, np.full(arm.seeds, 1 / arm.seeds)) for part in arm.parts] for arm in arms]
+    df, size = min((sum(one[0] for one in parts), sum(one[1] for one in parts)) for parts in rests)
     if df < 1 or count < _FEWEST:
         return np.empty((len(arms), 0))
     shared = np.random.default_rng([arms[0].seed, count])
     over_folds = values.mean(axis=1)
-    factor = np.sqrt((df + len(arms[0].parts)) / shared.chisquare(df, count))
+    factor = np.sqrt(size / shared.chisquare(df, count))
     drawn = points.mean(axis=1)[:, None] + factor * (over_folds - over_folds.mean(axis=1, keepdims=True))
     for row, arm in zip(drawn, arms, strict=True):
         spread = spread_of([(part, 0) for part in arm.parts], arm.seeds, 0, arm.metric.bounds).components.seeds_a
@@ -97,4 +100,4 @@ def withheld(arm: Arm) -> str:
         for c in part.classes:
             if part.support[column_of(part, c)] < 2:
                 return f"class {c} has positives or negatives of fewer than two patients"
-    return spread_of([(part, 0) for part in arm.parts], arm.seeds, 0, arm.metric.bounds).reason
+    return honest(spread_of([(part, 0) for part in arm.parts], arm.seeds, 0, arm.metric.bounds), arm.metric).reason

@@ -45,6 +45,10 @@ def compare_all(
     >>> [one.verdict for one in compare_all(found).values()]
     ['helps', 'helps']
     """
+    if isinstance(comparisons, Comparison):
+        raise DataError(
+            "one comparison was given; expected several, by name or in a list: the verdict of one needs no correction"
+        )
     given = list(comparisons.values() if isinstance(comparisons, Mapping) else comparisons)
     for one in given:
         if not isinstance(one, Comparison):

@@ -168,6 +168,7 @@ def equivalence_power(
 
     if standard_error == 0:
         return 1.0
+    terms = sorted(terms, key=lambda term: term.df)  # it does not matter which of the arms is called A
     df = np.array([term.df for term in terms])[:, None]
     squares = np.array([term.mean_square for term in terms])[:, None]
     if df.min() < _MANY:
@@ -175,7 +176,9 @@ def equivalence_power(
         squares = squares * 2 * gammaincinv(few / 2, _evenly(len(terms))) / few
     parts = np.maximum(squares - np.array([term.twice for term in terms])[:, None], 0.0)
     variance = parts.sum(axis=0)
-    own_df = variance**2 / np.where(parts > 0, squares**2 / df, 0.0).sum(axis=0)
+    # Where every part came out as 0, any number of degrees of freedom would do.
+    spent = np.where(parts > 0, squares**2 / df, 0.0).sum(axis=0)
+    own_df = np.divide(variance**2, spent, out=np.ones_like(variance), where=spent > 0)
     tested = standard_error if error_at_margin is None else error_at_margin
     half = stdtrit(np.minimum(own_df, _MANY), 0.95) * np.sqrt(variance) * tested / standard_error
     return float(np.maximum(0.0, 2 * ndtr((margin - half) / standard_error) - 1).mean())

@@ -22,7 +22,7 @@ class Plateau:
 
     Args:
         plateaued: whether the mean gain is less than half the margin; None: it cannot be told, for `reason`.
-        gained: mean over the runs, in units of the metric; NaN where it cannot be told.
+        gained: mean over the runs of which it is known, in units of the metric; NaN where it cannot be told.
         margin: the largest difference that does not matter, in units of the metric.
         gains: of each run; None for a run with which it cannot be told.
         first: step of each run at which the last third of its training begins.
@@ -55,7 +55,8 @@ def plateau(
 
     Each run is measured on the last third of its own steps, counted from 0, and the gains are averaged: runs that
     stopped early, each at its own step, are each asked what their last third was worth. Leave out runs that diverged,
-    as they have no test metric.
+    as they have no test metric. Where some runs were validated too seldom to tell, the others decide if they still
+    rose; if they were level, it cannot be told.
 
     A curve that wiggles gains a little by picking its best; how often that misleads is in docs/verdict.md.
 
@@ -95,7 +96,8 @@ def plateau(
         for (steps, values), by, begin in zip(curves, chosen_by, first, strict=True)
     )
     known = [gain for gain in gains if gain is not None]
-    if len(known) < len(gains):
+    rising = bool(known) and float(np.mean(known)) >= margin / 2
+    if len(known) < len(gains) and not rising:
         which = f"{len(gains) - len(known)} of {len(gains)} {'run' if len(gains) == 1 else 'runs'}"
         reason = f"validations on both sides of two thirds of the steps are missing in {which}"
         return Plateau(None, math.nan, float(margin), gains, first, last, reason)

@@ -207,7 +207,10 @@ def _tested_ratio(
     relative: Replicates = dataclasses.replace(
         part, points=part.points / scale[:, None], values=part.values / scale[:, None, None]
     )
-    spread = spread_of([(relative, 0)], count, len(below), kind.bounds)
+    # Whether there is a variance at all is asked of the metric itself, which has bounds; a ratio of it has none.
+    spread = spread_of([(part, 0)], count, len(below), kind.bounds)
+    if not spread.reason:
+        spread = spread_of([(relative, 0)], count, len(below), (-math.inf, math.inf))
     half = half_width(spread, count, len(below), 0.5 + confidence / 2)
     value = means[0] / means[1]
     single = min(count, len(below)) == 1

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from transfuse.metrics import Metric
 from transfuse.statistics.bootstrap import Replicates
 from transfuse.statistics.planning import Components, t_quantile
 
@@ -27,7 +28,8 @@ class Spread:
         components: of the variance.
         reason: why no interval can be given; empty where one can.
         cure: what would give one; empty where there is one.
-        lost_resamples: share of resamples of patients that lacked a class, in [0, 1].
+        lost_resamples: share of resamples of patients without a value, in [0, 1].
+        by_class: whether a class is what they lacked.
     """
 
     difference: float
@@ -36,6 +38,7 @@ class Spread:
     reason: str
     lost_resamples: float
     cure: str = ""
+    by_class: bool = True
 
 
 def column_of(part: Replicates, index: int) -> int:
@@ -53,13 +56,14 @@ def spread_of(columns: list[tuple[Replicates, int]], seeds_a: int, seeds_b: int,
         bounds: of the metric.
     """
     there = [(part.points[:, k], part.values[:, k], int(part.support[k])) for part, k in columns if k >= 0]
+    by_class = any(part.classes for part, _ in columns)
     points = np.mean([one[0] for one in there], axis=0)
     values = np.mean([one[1] for one in there], axis=0)
     usable = np.isfinite(values).all(axis=0)
     kept = values[:, usable]
     sign = np.r_[np.full(seeds_a, 1 / seeds_a), np.full(seeds_b, -1 / max(seeds_b, 1))]
     difference, lost = float(sign @ points), 1 - float(usable.mean())
-    reason, cure = _reason(there, kept, bounds, len(columns)), "Test on more patients"
+    reason, cure = _reason(there, kept, usable.size, bounds, len(columns), by_class), "Test on more patients"
     if not reason and seeds_b > 0 and _all_the_same(there, kept):
         reason = (
             f"the arms give the same value on every resample ({points[0]:.3g} on the sample): the networks predict the "
@@ -67,10 +71,11 @@ def spread_of(columns: list[tuple[Replicates, int]], seeds_a: int, seeds_b: int,
         )
         cure = "Look at whether the networks have learned anything, and whether their seeds differ"
     if reason:
-        return Spread(difference, points, _UNKNOWN, reason, lost, cure)
-    df = sum(one[2] - 1 for one in there)
+        return Spread(difference, points, _UNKNOWN, reason, lost, cure, by_class)
+    rests = [rests_on(part, k, sign) for part, k in columns if k >= 0]
+    df = sum(one[0] for one in rests)
     # A bootstrap variance of n patients is too small by (n - 1) / n.
-    scale = sum(one[2] for one in there) / df
+    scale = sum(one[1] for one in rests) / df
     total = scale * float((sign @ kept).var(ddof=1))
     seeds, interaction, alone = [], [], []
     for rows in (slice(0, seeds_a), slice(seeds_a, seeds_a + seeds_b)):
@@ -96,7 +101,27 @@ def spread_of(columns: list[tuple[Replicates, int]], seeds_a: int, seeds_b: int,
         levels=_levels(points, seeds_a, bounds),
         span=bounds[1] - bounds[0],
     )
-    return Spread(difference, points, components, "", lost)
+    return Spread(difference, points, components, "", lost, by_class=by_class)
+
+
+def rests_on(part: Replicates, column: int, sign: np.ndarray) -> tuple[float, float]:
+    """Degrees of freedom of the variance over patients of a column, and these times what it is too small by.
+
+    Of a class that n patients carry, n - 1 and n. Of a mean over classes Satterthwaite's, by the share that each class
+    has in the variance: where nearly all of it is that of a class with three positive patients, it has two degrees of
+    freedom, however many patients carry the others.
+    """
+    support = int(part.support[column])
+    known = [k for k in range(1, 1 + len(part.classes)) if part.support[k] > 1] if column == 0 else []
+    if len(part.classes) < 2 or not known:
+        return support - 1, support
+    n = part.support[known].astype(np.float64)
+    plain = np.array([np.nanvar(sign @ part.values[:, k], ddof=1) for k in known])
+    scaled = plain * n / (n - 1)
+    if not (total := float(scaled.sum())) > 0:
+        return support - 1, support
+    df = min(total**2 / float((scaled**2 / (n - 1)).sum()), support - 1)
+    return df, df * total / float(plain.sum())
 
 
 def _levels(points: np.ndarray, seeds_a: int, bounds: tuple[float, float]) -> tuple[float, float]:
@@ -107,13 +132,24 @@ def _levels(points: np.ndarray, seeds_a: int, bounds: tuple[float, float]) -> tu
 
 
 def _reason(
-    there: list[tuple[np.ndarray, np.ndarray, int]], kept: np.ndarray, bounds: tuple[float, float], folds: int
+    there: list[tuple[np.ndarray, np.ndarray, int]],
+    kept: np.ndarray,
+    drawn: int,
+    bounds: tuple[float, float],
+    folds: int,
+    by_class: bool,
 ) -> str:
     """Why these replicates give no variance over patients, or nothing."""
     where = " of a fold" if folds > 1 else ""
     fewest = min(one[2] for one in there)
-    if fewest < 2 or kept.shape[1] < _FEWEST_REPLICATES:
-        return f"a class has positives or negatives of {fewest} of the patients{where} only; it takes at least 2"
+    if fewest < 2:
+        what = "a class has positives or negatives of" if by_class else "there are samples of"
+        return f"{what} {fewest} of the patients{where} only; it takes at least 2"
+    if kept.shape[1] < _FEWEST_REPLICATES:
+        lack = "of all classes" if by_class else "of the metric"
+        return (
+            f"only {kept.shape[1]} of {drawn} resamples of patients have a value {lack}; it takes {_FEWEST_REPLICATES}"
+        )
     if folds > 1 and len(there) == 1:
         return "the class is there in one fold only"
     if any((kept == bound).all() for bound in bounds):
@@ -161,3 +197,10 @@ def half_width(spread: Spread, seeds_a: int, seeds_b: int, probability: float) -
         return math.inf
     error, df = spread.components.precision(seeds_a, seeds_b)
     return t_quantile(probability, df) * error
+
+
+def honest(spread: Spread, metric: Metric) -> Spread:
+    """The same without an interval where the metric's own bias would make it a wrong one."""
+    if spread.reason or not metric.no_interval:
+        return spread
+    return replace(spread, reason=metric.no_interval, cure="Compare the Brier score, whose mean has no such bias")

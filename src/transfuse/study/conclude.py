@@ -20,6 +20,7 @@ from transfuse.results.recommend import Recommendation, recommend
 from transfuse.results.store import Store, Tables, replacing, write_table
 from transfuse.specs import StudySpec, to_yaml
 from transfuse.study.compared import compared
+from transfuse.study.latencies import latencies
 from transfuse.study.plan import Plan, analysis_status, status
 from transfuse.study.tuning import choices
 
@@ -66,7 +67,10 @@ class Conclusion(NamedTuple):
 
 
 def conclude(store: Store, plan: Plan) -> Conclusion:
-    """Conclude a study from its files alone; neither data, networks nor torch are touched. Writes the tables."""
+    """Conclude a study from its files alone; neither data, networks nor torch are touched. Writes the tables.
+
+    Only where the study asks for latencies and has not got them yet are its networks built, and timed.
+    """
     study, rows, analyses = plan
     tables = store.tables(rows, analyses)
     for kind, frame in tables._asdict().items():
@@ -112,6 +116,7 @@ def conclude(store: Store, plan: Plan) -> Conclusion:
             tables.runs,
             study.margin,
             {names for names, end in ends.items() if end.plateaued is False},
+            latencies(store, study, tables.runs),
         ),
         _data_sizes(study, tables, tested),
     )
@@ -172,7 +177,7 @@ def _tested(study: StudySpec, tables: Tables, chosen: pd.Series) -> dict[tuple[s
         target = np.stack(list(first["target"]))
         found[str(model), str(arm)] = _Tested(
             arm_of_scores(
-                target[:, 0].astype(np.int64) if target.shape[1] == 1 else target,
+                target[:, 0].astype(np.int64) if target.shape[1] == 1 and not np.isnan(target).any() else target,
                 np.stack([np.stack(list(seed["scores"])) for seed in seeds]),
                 first["patient_id"].to_numpy(),
                 study.metric,
@@ -224,14 +229,25 @@ def _data_sizes(study: StudySpec, tables: Tables, tested: Mapping[tuple[str, str
     if not study.train_fractions or not tested:
         return []
     found: dict[tuple[str, str], dict[int, Arm]] = {}
+    still: dict[tuple[str, str], list[int]] = {}
     for number, data in enumerate([*study.smaller_data, study.data]):
         own = runs["role"] == ("arm" if number == len(study.smaller_data) else "size")
         own &= np.isclose(runs["train_fraction"].astype(float), data.train_fraction)
         patients = {json.loads(facts)["patients"]["train"] for facts in runs.loc[own, "data"]}
         for name, one in (_tested(study, tables, own) if own.any() else {}).items():
             found.setdefault(name, {})[max(patients)] = one.arm
+        ends = plateaus(runs[own].assign(role="arm"), tables.history, study.metric, study.margin) if own.any() else {}
+        for name, end in ends.items():
+            if end.plateaued is False:
+                still.setdefault(name, []).append(max(patients))
     return [
-        data_sizes(model, {arm: of for (net, arm), of in found.items() if net == model}, study.baseline, study.margin)
+        data_sizes(
+            model,
+            {arm: of for (net, arm), of in found.items() if net == model},
+            study.baseline,
+            study.margin,
+            {arm: sizes for (net, arm), sizes in still.items() if net == model},
+        )
         for model in study.models
         if any(net == model for net, _ in found)
     ]
