@@ -9,10 +9,10 @@ import shlex
 import signal
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from transfuse.results.store import Store
     from transfuse.specs import StudySpec
+    from transfuse.study.expand import PlannedRun
     from transfuse.study.plan import Plan, RunStatus
 
 OUT = Path("transfuse-out")
@@ -94,6 +95,7 @@ def run(study: Path, *overrides: str, out: Out = OUT, workers: Workers = None, d
     from transfuse.study.carry_out import carry_out, default_workers
     from transfuse.study.plan import check as look
     from transfuse.study.plan import replaced
+    from transfuse.study.tuning import still_to_name
 
     spec = _load(study, overrides, device)
     console = _console()
@@ -106,14 +108,22 @@ def run(study: Path, *overrides: str, out: Out = OUT, workers: Workers = None, d
     for line in checked.lines:
         say(console, f"  {line}")
     store = Store(out)
-    for notice in replaced(store, checked.study, checked.round(store)):
+    later = 0
+
+    def named(store: Store) -> list[PlannedRun]:
+        nonlocal later  # of a study that tunes, the display counts the runs that are not named yet too
+        runs = checked.round(store)
+        later = still_to_name(checked.study, [run.row() for run in runs])
+        return runs
+
+    for notice in replaced(store, checked.study, named(store)):
         say(console, notice, style="yellow")
     try:
         outcome = carry_out(
             checked.study,
-            checked.round,
+            named,
             store,
-            show=lambda total, done, workers: shown(console, total, done, workers),
+            show=lambda total, done, workers: shown(console, total, done, workers, later),
             workers=count,
             device=device,
         )
@@ -165,18 +175,16 @@ def status(study: str | None = None, *, out: Out = OUT) -> int:
         plan = read_plan(store, name)
         found = look(store, plan.rows)
         table = Table(title=f"study {name}", title_justify="left", box=None, header_style="bold")
-        for column in ("run", "network", "arm", "seed", "state", "time", "why"):
+        shown = ("run", "network", "arm", "seed", "state", "time")
+        why = any(one.state != "finished" and one.detail for one in found)
+        for column in (*shown, "why") if why else shown:  # a column of nothing would break the rows on 80 columns
             table.add_column(column, overflow="fold", no_wrap=column in ("run", "seed", "state"))
         for one in found:
             row = one.row
-            arm = {
-                "source": "source {arm}",
-                "trial": "{arm} at rate {learning_rate:g}",
-                "size": "{arm} on {train_fraction:.1%}",
-            }.get(row["role"], "{arm}")
             spent = "" if one.seconds is None else duration(one.seconds)
-            cells = (row["run_id"], row["model"], arm.format(**row), str(row["seed"]), _coloured(one.state), spent)
-            table.add_row(*map(Text, cells[:4]), *cells[4:], Text("" if one.state == "finished" else one.detail))
+            cells = (row["run_id"], row["model"], _arm_of(row), str(row["seed"]), _coloured(one.state), spent)
+            reason = [Text("" if one.state == "finished" else one.detail)] if why else []
+            table.add_row(*map(Text, cells[:4]), *cells[4:], *reason)
         console.print(table)
         states: dict[str, int] = {}
         for one in found:
@@ -188,6 +196,21 @@ def status(study: str | None = None, *, out: Out = OUT) -> int:
             distinct = {one.row["analysis_id"]: one for one in analysis_status(store, plan.analyses)}
             _show_analyses(console, list(distinct.values()))
     return 0
+
+
+def _arm_of(row: Mapping[str, Any]) -> str:
+    """What a planned run trains, short enough for a row of 80 columns.
+
+    >>> _arm_of({"role": "size", "arm": "pretrained", "train_fraction": 0.5})
+    'pretrained, 50 %'
+    >>> _arm_of({"role": "trial", "arm": "pretrained", "learning_rate": 0.001})
+    'pretrained, rate 0.001'
+    """
+    if row["role"] == "source":
+        return f"source {row['arm']}"
+    if row["role"] == "trial":
+        return f"{row['arm']}, rate {row['learning_rate']:g}"
+    return f"{row['arm']}, {100 * row['train_fraction']:.4g} %" if row["role"] == "size" else str(row["arm"])
 
 
 def _show_analyses(console: Console, found: Sequence[RunStatus]) -> None:
@@ -251,9 +274,9 @@ def export(run: str, folder: Path, *, out: Out = OUT, licence: str | None = None
 @data.command(name="inspect")
 def inspect(
     name: str,
-    *,
+    *settings: str,
     root: str | None = None,
-    size: int = 64,
+    size: int | None = None,
     image_column: str | None = None,
     label_columns: tuple[str, ...] = (),
     patient_column: str | None = None,
@@ -261,14 +284,19 @@ def inspect(
 ) -> int:
     """Open a data set and say what is in it: classes, patients, parts, and what a study should know.
 
+    Ends with 1 where the data cannot be split as they are.
+
     Parameters
     ----------
     name
-        A catalogue name, or the path of an .npz file, a folder of class folders or a table.
+        A catalogue name, or the path of an .npz file, a folder of class folders, a table, or a study file, whose data
+        it is then.
+    settings
+        Any key of data: in a study file as key=value, for example bad_images=exclude.
     root
         Folder that a relative name starts from; default: the environment variable TRANSFUSE_DATA.
     size
-        Side of the images in pixels.
+        Side of the images in pixels; default: 64, or the study's.
     image_column
         Of a table: the column of image paths.
     label_columns
@@ -279,19 +307,18 @@ def inspect(
         Of a table: the column that says train, val or test.
     """
     from transfuse.cli.inspect import describe
-    from transfuse.specs import DataSpec
+    from transfuse.specs import data_from
 
-    spec = DataSpec(
-        name=name,
-        root=root,
-        size=size,
-        image_column=image_column,
-        label_columns=label_columns,
-        patient_column=patient_column,
-        part_column=part_column,
-    )
-    describe(spec, _console())
-    return 0
+    options = {
+        "root": root,
+        "size": size,
+        "image_column": image_column,
+        "label_columns": list(label_columns) or None,
+        "patient_column": patient_column,
+        "part_column": part_column,
+    }
+    spec = data_from(name, {key: value for key, value in options.items() if value is not None}, settings)
+    return 0 if describe(spec, _console()) else 1
 
 
 def _run_folder(store: Store, run: str) -> Path:
@@ -363,6 +390,7 @@ def _coloured(state: str) -> str:
 
 def _report(console: Console, store: Store, plan: Plan) -> None:
     from transfuse.report.html import Contents, write_report
+    from transfuse.results.shared_work import shared_work
     from transfuse.study.conclude import conclude
 
     with _working(console, "Writing the report ..."):
@@ -388,7 +416,10 @@ def _report(console: Console, store: Store, plan: Plan) -> None:
     advice = found.recommendation
     say(console, f"\n{advice.headline}", style="bold")
     for part in advice.models or (advice,):
-        say(console, part.sentence)
+        for text in filter(None, (part.advice, part.sentence)):
+            say(console, text)
     for caveat in advice.caveats:
         say(console, f"  · {caveat}", style="dim")
+    if saved := shared_work(found.tables.runs):
+        say(console, saved, style="dim")
     say(console, f"\nReport: {path.resolve()}", soft_wrap=True)

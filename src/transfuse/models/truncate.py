@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 
 from transfuse.errors import BlocksError, nearest
 from transfuse.models.blocks import Blocks, check_blocks, family_of, is_under
-from transfuse.models.heads import fitted_norm, fresh_head, head_of, head_paths, is_map, set_numbers
+from transfuse.models.heads import fitted_norm, fresh_head, head_of, head_paths, is_map, put, set_numbers
+from transfuse.models.modules import first_names
 from transfuse.models.weightless import (
     Call,
     Watch,
@@ -82,9 +84,16 @@ def truncate(
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise BlocksError(f"{argument}={value!r} of truncate: expected a whole number of at least 1.")
     count = _cut(check_blocks(model, blocks), depth)
+    first = first_names(model)  # a module that has two names is watched under the first
+    blocks = replace(blocks, items=tuple(replace(block, output=first[block.output]) for block in blocks))
     images = example_images(model, image_size)
     calls = trace_modules(model, images)
-    pooling = _pooling(model, blocks, calls, count)
+    pooling = pooling_of(model, blocks, calls)
+    if pooling and count < len(blocks) and isinstance(model.get_submodule(pooling), nn.Identity | nn.Flatten):
+        raise BlocksError(
+            f"The pooling {pooling!r} of this {type(model).__name__} is gone (an nn.Identity or nn.Flatten stands "
+            "there: it was truncated with pool='none'?). Truncate the whole network instead."
+        )
     if pool == "none" and not pooling:
         raise BlocksError(
             f"pool='none': this {type(model).__name__} has no module that pools its last feature map (a transformer "
@@ -97,7 +106,8 @@ def truncate(
             "over places), so a linear head there would get a whole map. Use pool='none', or in your own network pool "
             "before the classifier."
         )
-    staying = [path for block in blocks[count:] if block.stays for path in block.paths if path in calls]
+    top = (path for block in blocks[count:] if block.stays for path in block.paths)
+    staying = list(dict.fromkeys(first[path] for path in top if first.get(path) in calls))
     tail = _tail(model, blocks, count, calls, (pooling, *heads, *staying), pooling)
 
     fitted: dict[str, nn.Module] = {}
@@ -124,12 +134,13 @@ def truncate(
     memo: dict[int, Any] = {id(model.get_submodule(path)): module for path, module in substitutes.items()}
     short = copy.deepcopy(model, memo)
 
-    features, arriving = _arrivals(short, blocks, count, images, probes, heads, pooling)
+    both = _on_both_sides(model, calls, blocks[count - 1].output)
+    features, arriving = _arrivals(short, blocks, count, images, probes, heads, pooling, both)
     for path in staying:
-        short.set_submodule(path, fitted[path])
+        put(short, path, fitted[path])
     for path in heads:
         linear, width = head_of(path, arriving[path], features, pool, count < len(blocks))
-        short.set_submodule(path, fresh_head(linear, path, width, classes, model.get_submodule(path), seed))
+        put(short, path, fresh_head(linear, path, width, classes, model.get_submodule(path), seed))
     set_numbers(short, classes, arriving[heads[0]][0].numel())
     output = run_weightless(short, images)
     if not isinstance(output, Tensor) or output.shape != (len(images), classes):
@@ -176,30 +187,28 @@ def _has_state(module: nn.Module) -> bool:
     return bool(module.state_dict())
 
 
-def _pooling(model: nn.Module, blocks: Blocks, calls: dict[str, Call], count: int) -> str:
+def pooling_of(model: nn.Module, blocks: Blocks, calls: dict[str, Call]) -> str:
     """The module that pools the last feature map, "" if there is none.
 
     Without a family it is the last module without weights that takes a map to 1 x 1 after which nothing sees a larger
     one: a squeeze inside of a block is followed by the map that it scales.
+
+    Args:
+        model: the network.
+        blocks: its blocks.
+        calls: what its modules do in a forward pass (`weightless.trace_modules`).
     """
     family = family_of(model)
     if family is not None and not callable(getattr(model, "transfuse_blocks", None)):
-        found = family.pool if family.pool in calls else ""
-    else:
-        pooling = [
-            path
-            for path, call in calls.items()
-            if path and not _has_state(model.get_submodule(path)) and is_map(call.shape_in)
-            if not is_map(call.shape_out) and call.shape_out[:2] == call.shape_in[:2]
-            if not any(later.start > call.end and is_map(later.shape_in) for later in calls.values())
-        ]
-        found = pooling[0] if pooling else ""
-    if found and count < len(blocks) and isinstance(model.get_submodule(found), nn.Identity | nn.Flatten):
-        raise BlocksError(
-            f"The pooling {found!r} of this {type(model).__name__} is gone (an nn.Identity or nn.Flatten stands there: "
-            "it was truncated with pool='none'?). Truncate the whole network instead."
-        )
-    return found
+        return family.pool if family.pool in calls else ""
+    pooling = [
+        path
+        for path, call in calls.items()
+        if path and not _has_state(model.get_submodule(path)) and is_map(call.shape_in)
+        if not is_map(call.shape_out) and call.shape_out[:2] == call.shape_in[:2]
+        if not any(later.start > call.end and is_map(later.shape_in) for later in calls.values())
+    ]
+    return pooling[0] if pooling else ""
 
 
 def _pooled_after(calls: dict[str, Call], head: str, pooling: str) -> bool:
@@ -233,15 +242,27 @@ def _tail(
             continue
         tail.append(path)
     dropped = [block for block in blocks[count:] if not block.stays]
+    first = first_names(model)
     for key in model.state_dict():
-        if not any(block.owns(key) for block in dropped) or any(is_under(key, path) for path in tail):
+        path = first[key.rpartition(".")[0]]
+        if not any(block.owns(key) for block in dropped) or any(is_under(path, other) for other in tail):
             continue
-        path = key.rpartition(".")[0]
         if not path or path in calls:
             owner_name = blocks.owner(key)
             raise BlocksError(f"{key!r} of block {owner_name!r} is used before the cut, so the network cannot be cut.")
         tail.append(path)  # never run: an auxiliary classifier
     return tail
+
+
+def _on_both_sides(model: nn.Module, calls: dict[str, Call], cut: str) -> list[str]:
+    """Modules without weights that run before the end of the block and again after it: one ReLU for all places."""
+    end = calls[cut].end
+    return [
+        path
+        for path, call in calls.items()
+        if call.start < end < call.end and not list(model.get_submodule(path).children())
+        if not _has_state(model.get_submodule(path))
+    ]
 
 
 def _arrivals(
@@ -252,11 +273,12 @@ def _arrivals(
     probes: dict[str, _Probe],
     heads: tuple[str, ...],
     pooling: str,
+    both: list[str],
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The features of the cut network, and what arrives at each probe; BlocksError if they are changed in between.
 
-    Its modules are known to keep them; this is about what a network does by itself in between, like the ReLU after the
-    last norm of torchvision's DenseNet.
+    Its modules are known to keep them, but those on `both` sides of the cut, which could not go; this is about these,
+    and about what a network does by itself in between, like the ReLU after the last norm of torchvision's DenseNet.
     """
     block, shortened = blocks[count - 1], count < len(blocks)
     watching, features, changes = False, images, []
@@ -284,6 +306,12 @@ def _arrivals(
         handles += [module.register_forward_pre_hook(pause), module.register_forward_hook(watch)]
     with hooked(*handles), Watch(seen):
         run_weightless(short, images)
+    if changes and both:
+        raise BlocksError(
+            f"Cut after {block.name!r}, this {type(short).__name__} would still apply {', '.join(map(repr, both))} "
+            "before its head, which runs below the cut too and so stays: the head would not see the block's output. "
+            "Give each place a module of its own: one without weights changes nothing else."
+        )
     if changes:
         raise BlocksError(
             f"Cut after {block.name!r}, this {type(short).__name__} would still apply "

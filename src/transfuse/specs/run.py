@@ -28,10 +28,14 @@ _LATER = {
         *("learning_rate", "head_learning_rate", "layer_decay", "l2_sp"),
     ),
     "optimizer": ("layer_decay", "l2_sp"),
+    "train": ("augmentation_bank",),
 }
 
 _RECALIBRATION = 2
 """Raised when a change of ours alters the numbers of `norm: recalibrate` alone; part of the identity of such runs."""
+
+_FROZEN = 2
+"""Likewise of networks with frozen blocks, which see the images at one batch size always."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +74,7 @@ class RunSpec:
         for name, spec, plain in (
             ("init", InitSpec, init),
             ("optimizer", OptimizerSpec, train["optimizer"]),
+            ("train", TrainSpec, train),
         ):
             for key in _LATER[name]:
                 if plain[key] == spec.__dataclass_fields__[key].default:
@@ -89,6 +94,8 @@ class RunSpec:
             identity["network_sha256"] = self.network_sha256
         if self.init.norm == "recalibrate":
             identity["recalibration"] = _RECALIBRATION
+        if self.init.freeze != 0 or self.init.tune:
+            identity["frozen"] = _FROZEN
         return json.loads(json.dumps(identity))
 
     @property

@@ -106,6 +106,8 @@ class TrainSpec:
             `auto`: sigmoid for multi-label data, else softmax.
         class_weights: `none`, or `balanced` by the training part's class counts.
         augment: the name of a set of augmentations.
+        augmentation_bank: so many augmented views of each image are drawn once and for all, and a training takes one of
+            them at random each epoch; None draws a new one at each step. Frozen blocks see each view once.
         monitor: what the best checkpoint is chosen by; None is the study's metric.
         validate_every: steps (int), or a fraction of an epoch (float).
         test_crops: `center`, or `ten` crops averaged, as V tests.
@@ -125,6 +127,7 @@ class TrainSpec:
     loss: Literal["auto", "softmax", "sigmoid"] = "auto"
     class_weights: Literal["none", "balanced"] = "none"
     augment: Augmentation = "none"
+    augmentation_bank: int | None = None
     monitor: Metric | Literal["loss"] | None = None
     validate_every: int | float = 1.0
     test_crops: Literal["center", "ten"] = "center"
@@ -144,6 +147,10 @@ class TrainSpec:
         for name, value in (("epochs", self.epochs), ("steps", self.steps)):
             if value is not None and value <= 0:
                 problems.append(f"{name} is {value}; expected more than 0")
+        if self.augmentation_bank is not None and self.augmentation_bank < 1:
+            problems.append(f"augmentation_bank is {self.augmentation_bank}; expected 1 or more views of each image")
+        if self.augmentation_bank is not None and self.augment == "none":
+            problems.append("augmentation_bank: views of what? Give augment too, or leave augmentation_bank out")
         if self.batch_size < 2:
             problems.append(f"batch_size is {self.batch_size}; batch norm needs at least 2 images")
         if self.validate_every <= 0:

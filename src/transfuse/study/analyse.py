@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 import warnings
 from pathlib import Path
@@ -13,6 +14,7 @@ from transfuse.study.attempt import attempt
 from transfuse.study.events import Started, Tell
 from transfuse.study.looked import Looked
 from transfuse.study.run import threads_of_run
+from transfuse.study.same_features import features_key, same_before
 
 
 def do_analysis(job: PlannedAnalysis, tell: Tell, *, root: Path, device: str = "auto") -> None:
@@ -28,6 +30,14 @@ def _do(job: PlannedAnalysis, store: Store, device: str, tell: Tell) -> RunRecor
     folder, began = store.analyses.run_folder(job.run_id), time.monotonic()
     write_json(folder / "spec.json", {"identity": job.identity(), "names": job.row()})
     looked = Looked(job, store, device)
+    features = features_key(looked)
+    before = same_before(store.analyses, features) if features is not None else None
+    if before is not None:
+        measured = store.analyses.run_folder(before.run_id) / "measurements.parquet"
+        shutil.copyfile(measured, folder / "measurements.parquet")
+        facts = {**before.facts, "total_seconds": time.monotonic() - began, "same_as": before.run_id}
+        record = RunRecord(run_id=job.run_id, status="finished", facts=facts, notes=before.notes)
+        return store.analyses.finish(record, ["spec.json", "measurements.parquet"])
     with warnings.catch_warnings(record=True) as heard, threads_of_run(looked.spec.train.threads):
         warnings.simplefilter("always", AnalysisWarning)
         found = MEASURES[job.spec.what](looked)
@@ -43,7 +53,7 @@ def _do(job: PlannedAnalysis, store: Store, device: str, tell: Tell) -> RunRecor
     record = RunRecord(
         run_id=job.run_id,
         status="finished",
-        facts={"total_seconds": time.monotonic() - began, **found.facts},
+        facts={"total_seconds": time.monotonic() - began, "features": features, **found.facts},
         notes=tuple(dict.fromkeys(notes)),
     )
     return store.analyses.finish(record, outputs)

@@ -20,6 +20,7 @@ from transfuse.study.executors import Queue, in_process, local_processes
 from transfuse.study.expand import PlannedRun, without_repeats
 from transfuse.study.plan import Plan, Round, analysis_status, lacks_snapshots, status, write_plan
 from transfuse.study.run import do_run
+from transfuse.study.shared_features import delete_features
 from transfuse.study.sources import open_data
 
 Show = Callable[[int, int, int], AbstractContextManager[Tell]]
@@ -81,6 +82,7 @@ def carry_out(
         before, known = known, named(store)
         if {run.run_id for run in known} <= {run.run_id for run in before}:
             break
+    delete_features(store.root)
     analyses = plan_analyses(study, known)
     plan = write_plan(store, study, known, analyses)
     _analyse(analyses, store, show=show, workers=workers, device=device)

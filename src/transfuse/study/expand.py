@@ -10,6 +10,7 @@ from typing import Any
 
 from transfuse.specs import DataSpec, InitSpec, ModelSpec, RunSpec, TrainSpec
 from transfuse.study.meaning import draws_back, meaning, training
+from transfuse.study.shared_features import Prefix
 from transfuse.study.sweeps import Unfolded
 from transfuse.study.tuning import Rates, tuned
 
@@ -25,6 +26,7 @@ class PlannedRun:
         arm: the arm's name, or the source's for a source run.
         role: `arm`, `source`, `trial` of a learning rate for an arm, or `size`: an arm on fewer training patients.
         needs: the run whose weights this one starts from, if any.
+        siblings: what other runs of the study freeze of a network that starts as this one does.
     """
 
     spec: RunSpec
@@ -33,6 +35,7 @@ class PlannedRun:
     arm: str
     role: str
     needs: str | None = None
+    siblings: tuple[Prefix, ...] = ()
 
     @property
     def title(self) -> str:
@@ -152,7 +155,31 @@ def expand(
                 arms += [of_arm(label, arm, seed, "arm", rate, study.data) for seed in seeds]
                 each = product(study.smaller_data, seeds)
                 smaller += [of_arm(label, arm, seed, "size", rate, data) for data, seed in each]
-    return sources + trials + arms + smaller
+    return _with_siblings(sources + trials + arms + smaller)
+
+
+def _with_siblings(runs: list[PlannedRun]) -> list[PlannedRun]:
+    """The runs, each with what those freeze that have the same network, weights and images."""
+
+    def alike(run: PlannedRun) -> tuple[Any, ...]:
+        spec = run.spec
+        return (
+            spec.model,
+            spec.weights_sha256,
+            spec.source_run,
+            spec.init.level,
+            spec.fingerprint,
+            spec.train.batch_size,
+        )
+
+    frozen: dict[tuple[Any, ...], dict[Prefix, None]] = {}
+    for run in runs:
+        if run.spec.init.freeze != 0 and run.spec.init.uses_weights and run.spec.init.truncate is None:
+            frozen.setdefault(alike(run), {})[Prefix(run.spec.init.depth, run.spec.init.freeze)] = None
+    return [
+        replace(run, siblings=tuple(frozen.get(alike(run), ()))) if run.spec.init.truncate is None else run
+        for run in runs
+    ]
 
 
 def without_repeats(runs: Sequence[PlannedRun]) -> list[PlannedRun]:

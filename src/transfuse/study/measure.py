@@ -6,6 +6,7 @@ import json
 import math
 import os
 import platform
+from collections.abc import Hashable
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from transfuse.errors import BlocksError, DataError
 from transfuse.metrics import evaluate
 from transfuse.specs import RunSpec
+from transfuse.study.network import kind_of
 from transfuse.study.sources import images_of
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ def recipe_of(spec: RunSpec, split: Split) -> Recipe:
         loss=train.loss,
         class_weights=weights,
         augment=train.augment,
+        augmentation_bank=train.augmentation_bank,
         monitor=spec.monitor,
         validate_every=train.validate_every,
         precision=train.precision,
@@ -154,6 +157,7 @@ def facts(
         "fingerprint": info.fingerprint,
         "images": {name: len(part) for name, part in parts.items()},
         "patients": patients,
+        "patients_known": dataset.patients_known,
     }
     return {
         "dataset": info.name,
@@ -163,7 +167,7 @@ def facts(
         "train_patients": patients["train"],
         "parameters": sum(parameter.numel() for parameter in network.model.parameters()),
         "trained_parameters": trained_parameters,
-        "macs": _macs(network.model, split),
+        "macs": macs_of(network.model, spec, split),
         "transferred_share": network.transfer.transferred_share,
         "first_layer": network.transfer.first_layer,
         "monitor": spec.monitor,
@@ -181,15 +185,21 @@ def facts(
     }
 
 
-def _macs(model: nn.Module, split: Split) -> int | None:
-    """Of a pass of one image; None where this network cannot be run without values."""
+def macs_of(model: nn.Module, spec: RunSpec, split: Split) -> int | None:
+    """Of a pass of one image, counted once for each kind of network; None where it cannot be run without values."""
     from transfuse.models.complexity import complexity
 
     images = images_of(split)
-    try:
-        return complexity(model, images.size, images.channels).macs
-    except BlocksError:
-        return None
+    kind = kind_of(spec, images)
+    if kind not in _MACS:
+        try:
+            _MACS[kind] = complexity(model, images.size, images.channels).macs
+        except BlocksError:
+            _MACS[kind] = None
+    return _MACS[kind]
+
+
+_MACS: dict[Hashable, int | None] = {}
 
 
 def _finite(value: float) -> float | None:
@@ -211,14 +221,15 @@ def environment(device: str, threads: int) -> dict[str, Any]:
         "versions": versions,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "gpu": gpu,
         "threads_per_run": threads,
     }
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The name of the processor."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
             return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from transfuse.specs import InitSpec, ModelSpec
+from transfuse.specs import InitSpec, ModelSpec, RunSpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -53,6 +53,13 @@ def untrained(spec: ModelSpec, images: Images) -> nn.Module:
     from transfuse.models import create_model
 
     return create_model(spec.name, images.classes, images.channels, image_size=images.size, padding=spec.padding)
+
+
+def kind_of(spec: RunSpec, images: Images) -> Hashable:
+    """What decides the modules of a run's network and the shapes of its tensors, whatever its weights are."""
+    init = spec.init
+    network = (replace(spec.model, weights=None), spec.network_sha256, images)
+    return (*network, init.level, init.truncate, init.pool, init.slim)
 
 
 def build(
@@ -141,4 +148,4 @@ def _of_what_is_left(transfer: Transfer, model: nn.Module) -> Transfer:
         same = state[row.name].numel() == row.elements or row.block == "head"
         treatment = row.treatment if same else "identity"
         rows.append(row._replace(treatment=treatment, elements=state[row.name].numel()))
-    return dataclasses.replace(transfer, tensors=tuple(rows))
+    return replace(transfer, tensors=tuple(rows))

@@ -7,7 +7,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ from transfuse.study.events import Started, Tell, Validated
 from transfuse.study.expand import PlannedRun
 from transfuse.study.measure import contiguous, environment, facts, history_table, recipe_of, test, total_steps
 from transfuse.study.network import Network, build
+from transfuse.study.shared_features import frozen_features
 from transfuse.study.snapshots import has_snapshots, snapshot_file, snapshot_steps
 from transfuse.study.sources import (
     images_of,
@@ -57,6 +58,7 @@ def do_run(run: PlannedRun, tell: Tell, *, root: Path, device: str = "auto") -> 
 def _do(run: PlannedRun, store: Store, device: str, tell: Tell) -> RunRecord:
     from transfuse.models import add_lora_, merge_lora_
     from transfuse.training import Diverged, fit
+    from transfuse.training.device import choose_device
 
     spec, folder = run.spec, store.run_folder(run.run_id)
     began = time.monotonic()
@@ -84,20 +86,23 @@ def _do(run: PlannedRun, store: Store, device: str, tell: Tell) -> RunRecord:
     model, blocks = network.model, network.blocks
     outputs = ["spec.json", "environment.json", "initial.safetensors", "history.parquet"]
     write_weights(folder / "initial.safetensors", contiguous(model))
-    frozen_check = _frozen_check(network, spec, split)
     if spec.init.lora is not None:
         add_lora_(model, blocks, rank=spec.init.lora, seed=spec.seed)
     steps_kept = snapshot_steps(spec.train.snapshots, total_steps(spec, split))
     again = (folder / "checkpoints" / CHECKPOINT).exists()
     tell(Started(run.run_id, run.title, total_steps(spec, split), again))
+    model.to(choose_device(device))
     epochs: list[Epoch] = []
     diverged = ""
     metrics: dict[str, float | None] = {}
-    with threads_of_run(spec.train.threads):
+    with (
+        threads_of_run(spec.train.threads),
+        frozen_features(network, split, spec, store.root, run.siblings) as frozen,
+    ):
         try:
             for epoch in fit(
                 model,
-                split,
+                frozen.split,
                 epochs=spec.train.epochs,
                 steps=spec.train.steps,
                 recipe=recipe_of(spec, split),
@@ -107,7 +112,7 @@ def _do(run: PlannedRun, store: Store, device: str, tell: Tell) -> RunRecord:
                 anchored=network.drawn_back,
                 checkpoint_dir=folder / "checkpoints",
                 device=device,
-                frozen_check=frozen_check,
+                frozen_check=frozen.check,
                 snapshots=steps_kept,
                 keep=lambda step, now: write_weights(folder / snapshot_file(step), _as_before(now, spec)),
             ):
@@ -121,15 +126,16 @@ def _do(run: PlannedRun, store: Store, device: str, tell: Tell) -> RunRecord:
             merge_lora_(model)
         if not diverged:
             write_weights(folder / "best.safetensors", contiguous(model))
-            predictions, metrics = test(model, split, spec, device)
+            predictions, metrics = test(model, frozen.split, spec, device)
             write_table(folder / "predictions.parquet", predictions)
             outputs += ["best.safetensors", "predictions.parquet"]
     outputs += [snapshot_file(step) for step in steps_kept if (folder / snapshot_file(step)).exists()]
+    found = facts(spec, network, trained, dataset, split, epochs, time.monotonic() - began)
     record = RunRecord(
         run_id=run.run_id,
         status="diverged" if diverged else "finished",
         reason=diverged or epochs[-1].stop_reason or "",
-        facts=facts(spec, network, trained, dataset, split, epochs, time.monotonic() - began),
+        facts={**found, "training_equivalents": frozen.training_equivalents(found["macs"], epochs)},
         metrics=metrics,
         notes=tuple(dict.fromkeys((*dataset.notes, *split.notes, *_weight_notes(network, spec, dataset, store)))),
         transfer=tuple(network.transfer.rows()),
@@ -175,24 +181,6 @@ def training_images(split: Split, seed: int) -> Iterator[Tensor]:
     chosen = np.random.default_rng([seed, len(part)]).permutation(len(part))[:RECALIBRATION_IMAGES]
     for start in range(0, len(chosen), 64):
         yield part.normalise(part.tensors(chosen[start : start + 64]))
-
-
-def _frozen_check(network: Network, spec: RunSpec, split: Split) -> Callable[[nn.Module], str] | None:
-    """What must not change while the rest is trained: the output of frozen blocks, or what frozen blocks hold."""
-    from transfuse.models import frozen_fingerprint, prefix_fingerprint
-
-    if spec.init.norm_statistics == "updated":
-        return None
-    if spec.init.tune:
-        return frozen_fingerprint
-    if not spec.init.freeze:
-        return None
-    batch, _ = next(split.val.batches(8))
-
-    def output(model: nn.Module) -> str:
-        return prefix_fingerprint(model, network.blocks, spec.init.freeze, batch.to(next(model.parameters()).device))
-
-    return output
 
 
 def _trained_parameters(model: nn.Module) -> int:

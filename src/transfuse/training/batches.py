@@ -14,7 +14,7 @@ from transfuse.errors import TrainingError
 from transfuse.training.recipe import Augmentation, Recipe
 
 # Independent streams of random numbers, all from the one seed.
-ORDER, AUGMENTATION, DROPOUT = range(3)
+ORDER, AUGMENTATION, DROPOUT, VIEWS = range(4)
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Batches:
         size: images a batch.
         steps_per_epoch: batches an epoch.
         augmentation: None for none.
+        bank: so many fixed views of each image stand for all that the augmentation may draw; None: it draws anew.
         seed: of order and augmentation.
     """
 
@@ -36,6 +37,7 @@ class Batches:
     steps_per_epoch: int
     augmentation: Augmentation | None
     seed: int
+    bank: int | None = None
 
     def order(self, epoch: int) -> np.ndarray:
         """The order (N,) of the images in an epoch (the first is 0)."""
@@ -48,6 +50,10 @@ class Batches:
 
     def images(self, positions: np.ndarray, step: int, process: int = 0) -> Tensor:
         """Augmented and normalised images (n, C, H, W) for a step."""
+        if self.augmentation is not None and self.bank is not None:
+            epoch = step // self.steps_per_epoch
+            views = np.random.default_rng((VIEWS, 0, epoch, self.seed)).integers(self.bank, size=len(self.part))
+            return self.part.views(positions, views[positions], self.augmentation)
         images = self.part.tensors(positions)
         if self.augmentation is not None:
             generator = torch.Generator().manual_seed(step_seed(self.seed, AUGMENTATION, step, process))
@@ -73,7 +79,7 @@ def make_batches(part: Part, recipe: Recipe, model: nn.Module, *, seed: int) -> 
     if steps == 0:
         raise TrainingError("the training part holds 1 image and the network has batch norm: expected 2 or more")
     targets = torch.from_numpy(np.array(part.targets))
-    return Batches(part, targets, recipe.batch_size, steps, recipe.augmentation(), seed)
+    return Batches(part, targets, recipe.batch_size, steps, recipe.augmentation(), seed, recipe.augmentation_bank)
 
 
 def step_seed(seed: int, stream: int, step: int, process: int = 0) -> int:

@@ -14,7 +14,7 @@ from transfuse.models.blocks import Blocks
 from transfuse.training.recipe import Recipe
 
 # Settings that came later: where they are not used, a checkpoint from before them is still of the same training.
-_LATER = ("optimizer.layer_decay", "optimizer.l2_sp")
+_LATER = ("optimizer.layer_decay", "optimizer.l2_sp", "augmentation_bank")
 
 
 def settings_of(

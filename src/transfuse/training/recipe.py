@@ -48,6 +48,8 @@ class Recipe:
             `auto`: sigmoid for multilabel data, otherwise softmax.
         class_weights: None, or one number a class (`data.class_weights` balances them).
         augment: a name of `data.AUGMENTATIONS`, or a function (images (n, C, H, W) in [0, 1], generator) -> images.
+        augmentation_bank: so many augmented views of each image are drawn once and for all (whatever the seed), and
+            each epoch takes one of them at random; None draws a new one at each step.
         monitor: the metric that picks the best weights and drives plateaus and early stopping; `loss` is the
             validation loss, for which lower is better.
         validate_every: steps (int), or a fraction of an epoch (float); the last step is always validated.
@@ -64,6 +66,7 @@ class Recipe:
     loss: str = "auto"
     class_weights: tuple[float, ...] | None = None
     augment: str | Augmentation = "none"
+    augmentation_bank: int | None = None
     monitor: str = "auroc"
     validate_every: int | float = 1.0
     precision: str = "no"
@@ -79,6 +82,8 @@ class Recipe:
                 raise TrainingError(f"the {name} {value!r} is unknown: {nearest(value, choices)}")
         if not (isinstance(self.batch_size, int) and self.batch_size >= 1):
             raise TrainingError(f"batch_size is {self.batch_size}; expected 1 or more images")
+        if self.augmentation_bank is not None and self.augmentation_bank < 1:
+            raise TrainingError(f"augmentation_bank is {self.augmentation_bank}; expected 1 or more views, or None")
         if isinstance(self.validate_every, bool) or not self.validate_every > 0:
             raise TrainingError(
                 f"validate_every is {self.validate_every}; expected steps (int) or a fraction of an epoch (float)"
