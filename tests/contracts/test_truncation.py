@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from transfuse.models import Blocks, blocks_of, create_model
+from transfuse.models import Blocks, blocks_of, create_model, freeze_
 from transfuse.models.blocks import family_of
 from transfuse.models.create import import_timm
 from transfuse.models.memory_order import channels_last, takes_channels_last
@@ -242,7 +243,8 @@ def test_a_network_goes_on_from_its_features_at_every_cut(name: str) -> None:
     with torch.no_grad():
         expected = model(order(batch))
     for (number, cut), features in zip(points.items(), together, strict=True):
-        assert why_not_from(model, cut, batch) is None, blocks[number - 1].name
+        frozen = freeze_(copy.deepcopy(model), blocks, number)
+        assert why_not_from(frozen, cut, batch) is None, blocks[number - 1].name
         assert torch.equal(features, features_at(model, [cut], batch, batch_size=2)[0])
         assert tuple(features.shape[1:]) == cut.features
         with torch.no_grad(), going_on_from(model, cut):

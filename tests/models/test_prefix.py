@@ -141,12 +141,85 @@ class Two(nn.Module):
 BODY = Blocks("stage", (Block("body", ("body",), "body"), Block("top", ("top",), "top")), ("head",))
 
 
-def test_a_network_that_needs_more_than_its_features_is_told_from_one_that_does_not() -> None:
-    model, images = Skipping().eval(), random_images(2)
-    cut = cut_of(model, BODY, 1, 32)
-    assert why_not_from(model, cut, images) == "going on from the features gives another output"
-    with torch.no_grad():
-        assert model(images).shape == (2, 2)
+class Gated(Skipping):
+    """The skip is closed at first: no output shows it, and training opens it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.gate = nn.Linear(4, 2), nn.Parameter(torch.zeros(()))
+
+    def forward(self, images: Tensor) -> Tensor:
+        top = self.top(self.body(images)).mean((2, 3))
+        return self.head(top + self.gate * images.mean((1, 2, 3))[:, None])
+
+
+class Auxiliary(Skipping):
+    """A lower tensor is used in training only, as by deep supervision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        top = self.top(self.body(images)).mean((2, 3))
+        return self.head(top + images.mean((1, 2, 3))[:, None] if self.training else top)
+
+
+class Scaled(Skipping):
+    """A parameter of the network itself, which no block freezes, lies below the cut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.scale = nn.Linear(4, 2), nn.Parameter(torch.ones(()))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.top(self.body(self.scale * images)).mean((2, 3)))
+
+
+class OfTheBatch(Skipping):
+    """Its frozen norm has no statistics of its own: it normalises by the batch in eval mode, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        norm = nn.BatchNorm2d(4, track_running_stats=False)
+        self.body, self.head = nn.Sequential(nn.Conv2d(3, 4, 3), norm), nn.Linear(4, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.top(self.body(images)).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (Skipping, "going on from the features gives another output"),
+        (Gated, "going on from the features gives another output"),
+        (Auxiliary, "in training the network uses what lies below the cut"),
+        (Scaled, "parameters that are trained lie below the cut"),
+        (OfTheBatch, "the features of an image depend on the others of its batch"),
+    ],
+)
+def test_a_network_that_does_not_go_on_from_its_features_is_found(make: type[nn.Module], why: str) -> None:
+    model, images = make(), random_images(4)
+    own = [name for name, _ in model.named_parameters(recurse=False)]
+    blocks = Blocks("stage", BODY.items, ("head", *own))
+    freeze_(model, blocks, 1)
+    model.train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state = torch.get_rng_state()
+    assert why_not_from(model, cut_of(model, blocks, 1, 32), images) == why
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert model.training
+    assert not model.body.training  # as freeze_ left it
+
+
+def test_a_trial_moves_no_statistics_and_draws_nothing() -> None:
+    model = create_model("test_resnet", classes=2)
+    blocks, images = blocks_of(model), random_images(4)
+    freeze_(model, blocks, "middle")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert why_not_from(model, cut_of(model, blocks, "middle", 32), images) is None
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
 @pytest.mark.parametrize(
@@ -167,8 +240,8 @@ def test_a_network_that_needs_more_than_its_features_is_told_from_one_that_does_
         ),
         (
             Skipping(),
-            Blocks("stage", (Block("top", ("top",), "top"), Block("body", ("body",), "body")), ("head",)),
-            1,
+            Blocks("stage", (Block("top", ("top",), "top"),), ("body", "head")),
+            "all",
             r"^'body.weight' is used before the end of block 'top' and is none of it: no cut there\.$",
         ),
     ],

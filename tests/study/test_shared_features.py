@@ -13,17 +13,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from transfuse.errors import StoreError
 from transfuse.models import create_model
 from transfuse.results.store import Store
 from transfuse.specs import StudySpec
+from transfuse.study import feature_files, shared_features
 from transfuse.study import run as run_module
-from transfuse.study import shared_features
 from transfuse.study.carry_out import carry_out
 from transfuse.study.events import Event, Failed, Tell
 from transfuse.study.expand import PlannedRun, without_repeats
 from transfuse.study.plan import plan
 from transfuse.study.run import do_run
-from transfuse.training import frozen_features
 
 MakeStudy = Callable[..., StudySpec]
 Make = Callable[..., StudySpec]
@@ -111,7 +111,7 @@ def test_sharing_changes_no_bit(study: Make, tmp_path: Path, monkeypatch: pytest
     for name, run in shared.items():  # each alone: nothing that was computed for another is there
         alone = carried_out(study(seeds=[run.spec.seed]), tmp_path / name, (run.arm,))
         assert_same_bits(tmp_path / "shared", tmp_path / name, alone)
-    monkeypatch.setattr(frozen_features, "FREE_SHARE", 0.0)  # no room: computed at each step
+    monkeypatch.setattr(feature_files, "FREE_SHARE", 0.0)  # no room: computed at each step
     carried_out(study(), tmp_path / "direct")
     assert not files(tmp_path / "direct")
     assert_same_bits(tmp_path / "shared", tmp_path / "direct", shared)
@@ -149,9 +149,9 @@ def test_the_work_of_a_run_is_counted(study: Make, tmp_path: Path) -> None:
     macs_below, looked_at = macs - above, 4 * 30 + 30
     rest = (3 * 3 * 60 + looked_at) * above
     alone = (3 * 60 + looked_at) * macs_below + rest
-    # every image once, and one batch of the validation part at the end
-    first = (120 + 16) * macs_below + rest
-    again = (2 * 16) * macs_below + rest  # and at the start, to see that the file is that of this network
+    # every image once, and a few of each part at the start and at the end
+    first = (120 + 2 * 15) * macs_below + rest
+    again = 2 * 15 * macs_below + rest
     assert above == create_model("cbr_demo", 2, 1).get_submodule("head").weight.numel()
     assert equivalents(tmp_path, runs["probe 0"]) == pytest.approx(first / alone, rel=1e-12)
     assert equivalents(tmp_path, runs["probe 1"]) == pytest.approx(again / alone, rel=1e-12)
@@ -163,8 +163,9 @@ def test_a_bank_of_views_is_computed_once_and_changes_no_bit(
     arms = {name: ARMS[name] for name in ("random", "probe")}
     made = study(arms=arms, train={**TRAIN, "augment": "cifar", "augmentation_bank": 2})
     runs = carried_out(made, tmp_path / "shared", ("random", "probe"))
-    assert sum(images for _, images in passes) == 2 * 60 + 30 + 30 + (1 + 2) * 16 + 2 * 8  # and what proves it
-    monkeypatch.setattr(frozen_features, "FREE_SHARE", 0.0)
+    proof = 8 + 1 + 2 * 15  # of each run: what is tried, and a few of each part at the start and at the end
+    assert sum(images for _, images in passes) == 2 * 60 + 30 + 30 + 2 * proof
+    monkeypatch.setattr(feature_files, "FREE_SHARE", 0.0)
     carried_out(made, tmp_path / "direct", ("random", "probe"))
     assert_same_bits(tmp_path / "shared", tmp_path / "direct", runs)
     plain = carried_out(study(arms=arms), tmp_path / "plain", ("probe",))
@@ -184,13 +185,78 @@ def test_damaged_and_foreign_files_are_computed_again(study: Make, tmp_path: Pat
     carried_out(study(seeds=[1]), tmp_path / "alone")
     carried_out(study(seeds=[0]), tmp_path / "out")
     written = sorted((tmp_path / "out" / "features").glob("*.npy"), key=lambda file: file.stat().st_mtime_ns)
-    for place, file in enumerate(written):  # of training, validation and test, at two cuts each
+    assert len(written) == 6
+    for file in written if damage else written[:2]:  # the first are of the training part
         if damage:
             file.write_bytes(damage)
-        elif place in (2, 3):  # it is the validation part that is compared with what the network makes now
-            np.save(file, np.load(file) + 1.0)
+        else:
+            np.save(file, np.load(file) * 1.5)
     runs = carried_out(study(seeds=[1]), tmp_path / "out")
     assert_same_bits(tmp_path / "alone", tmp_path / "out", runs)
+
+
+def test_a_disk_that_fills_while_features_are_written_costs_only_time(
+    study: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = carried_out(study(seeds=[0]), tmp_path / "room")
+
+    @contextmanager
+    def full(path: Path, need: int = 0) -> Iterator[Any]:
+        raise StoreError(f"{path}: no space left on device")
+        yield
+
+    monkeypatch.setattr(feature_files, "written", full)
+    carried_out(study(seeds=[0]), tmp_path / "full")
+    assert not files(tmp_path / "full")
+    assert_same_bits(tmp_path / "room", tmp_path / "full", runs)
+
+
+def test_files_that_are_there_need_no_room(study: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    carried_out(study(seeds=[0]), tmp_path)
+    monkeypatch.setattr(feature_files, "FREE_SHARE", 0.0)
+    runs = carried_out(study(seeds=[1]), tmp_path)
+    assert all(equivalents(tmp_path, run) < 1 for run in runs.values())
+
+
+def test_what_another_process_is_writing_is_not_deleted_and_what_it_left_is(study: Make, tmp_path: Path) -> None:
+    carried_out(study(seeds=[0]), tmp_path, ("probe",))
+    (file, *_) = (tmp_path / "features").glob("*.npy")
+    half = file.with_name(file.name + ".abc123")
+    half.write_bytes(b"half")
+    feature_files.delete_features(tmp_path)
+    assert not files(tmp_path)
+    assert half.exists()
+    carried_out(study(seeds=[1]), tmp_path, ("probe",))
+    assert not half.exists()
+
+
+def test_only_runs_that_can_share_are_siblings(study: Make) -> None:
+    arms = {
+        "random": {},
+        "probe": {"depth": "all", "freeze": "all"},
+        "updated": {"depth": "all", "freeze": "middle", "norm_statistics": "updated"},
+        "gabor": {"depth": "all", "freeze": "middle", "overrides": {"layer1": "gabor"}},
+        "cut": {"depth": "all", "freeze": 1, "truncate": 2},
+    }
+    found = {run.arm: run.siblings for run in plan(study(arms=arms, seeds=2))}
+    assert found == {
+        **dict.fromkeys(("random", "updated", "cut"), ()),
+        "probe": (shared_features.Sibling("all", "all"),) * 2,
+        "gabor": (shared_features.Sibling("all", "middle"),) * 2,
+    }
+
+
+def test_why_features_are_not_used_is_written_down(
+    study: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transfuse.models import prefix
+
+    monkeypatch.setattr(prefix, "why_not_from", lambda *_: "it skips")
+    runs = carried_out(study(seeds=[0]), tmp_path, ("probe",))
+    record = Store(tmp_path).record(runs["probe 0"].run_id)
+    assert record is not None
+    assert record.facts["features_not_shared"] == "it skips"
+    assert not files(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -88,14 +88,19 @@ def write_pixels(path: Path, shape: tuple[int, ...], dtype: np.dtype, images: It
     Raises:
         StoreError: the disk is full or the folder cannot be written; no half file is left.
     """
-    for stale in path.parent.glob(f"{path.name}.*"):  # of a process that was killed; the caller holds the lock
-        if stale.suffix != ".lock":
-            stale.unlink(missing_ok=True)
+    remove_stale(path)
     with written(path, need=math.prod(shape) * dtype.itemsize) as file:
         npy_header(file, shape, dtype)
         for image in images:
             # Plain writes: a full disk is an OSError here, but kills the process when a memory map is written.
             file.write(np.ascontiguousarray(image, dtype=dtype).data)
+
+
+def remove_stale(path: Path) -> None:
+    """Delete what a process that was killed had written of a file; the caller holds its lock."""
+    for stale in path.parent.glob(f"{path.name}.*"):
+        if stale.suffix != ".lock":
+            stale.unlink(missing_ok=True)
 
 
 def npy_header(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype) -> None:

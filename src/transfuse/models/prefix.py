@@ -115,8 +115,8 @@ def going_on_from(model: nn.Module, cut: Cut) -> Iterator[nn.Module]:
     """Within, the network takes features at a cut (N, ...) instead of images, and nothing below runs.
 
     It is the same object with the same parameters and modules; `features_at` still takes images. What lies between its
-    modules still runs below the cut, on zeros. The network must be used by one thread at a time, and not be copied
-    within.
+    modules still runs below the cut, on NaN, so that nothing above can use it unnoticed. The network must be used by
+    one thread at a time, and not be copied within.
     """
     if model in _SHORTENED:
         raise BlocksError(f"This {type(model).__name__} goes on from a cut already: leave that first.")
@@ -141,12 +141,16 @@ class _Shortened:
     def _enter(self, features: Tensor) -> Any:
         self._features = features
         try:
-            return self._own(features.new_zeros(()).expand(len(features), *self._image))
+            return self._own(self._nothing(self._image))
         finally:
             self._features = torch.empty(0)
 
     def _stand_in(self, shape: tuple[int, ...]) -> Any:
-        return lambda *args, **kwargs: self._features.new_zeros(()).expand(len(self._features), *shape)
+        return lambda *args, **kwargs: self._nothing(shape)
+
+    def _nothing(self, shape: tuple[int, ...]) -> Tensor:
+        """What no number above the cut may depend on: NaN, which shows wherever it is used."""
+        return self._features.new_full((), math.nan).expand(len(self._features), *shape)
 
     def __enter__(self) -> None:
         for module, forward in self._changed.items():
@@ -185,23 +189,55 @@ def _whole(model: nn.Module) -> Iterator[None]:
 def why_not_from(model: nn.Module, cut: Cut, images: Tensor) -> str | None:
     """None if the network goes on from its features at a cut to the very bits that it makes of the images.
 
-    Otherwise why it does not: skips from below the cut, functions of the network itself that change its input.
+    Otherwise why it does not: a skip from below the cut, in eval or in train mode; a function of the network itself
+    that changes its input; features that depend on the other images of the batch; parameters below the cut that are
+    trained.
 
     Args:
-        model: the network; its modes are put back.
+        model: the network as it is to be trained, so frozen; its modes, buffers and the random generators are put back.
         cut: the cut.
-        images: (N, C, H, W), N being at least 1.
+        images: (N, C, H, W), N being at least 1 (and for batch norms above the cut at least 2).
     """
     ordered = channels_last(images) if takes_channels_last(model, images) else images
-    features = features_at(model, [cut], images, batch_size=len(images))[0]
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    devices = [images.device] if images.device.type == "cuda" else []
     try:
+        features = features_at(model, [cut], images, batch_size=len(images))[0]
+        alone = features_at(model, [cut], images[:1], batch_size=len(images))[0]
+        arranged = channels_last(features) if ordered is not images else features
         with _whole(model):
             whole = model(ordered)
             with going_on_from(model, cut):
-                rest = model(channels_last(features) if ordered is not images else features)
+                rest = model(arranged)
+        with _whole(model), torch.inference_mode(False), torch.enable_grad():
+            trained = _outputs(model, [cut], ordered[:1])[0].requires_grad
+        with torch.random.fork_rng(devices=devices), torch.no_grad(), going_on_from(model, cut):
+            trains = _in_train_mode(model, arranged.clone())
     except Exception as error:  # whatever a network says to inputs that it was not written for
         return f"{type(error).__name__}: {str(error)[:200]}"
-    return None if torch.equal(whole, rest) else "going on from the features gives another output"
+    finally:
+        for name, buffer in model.named_buffers():
+            buffer.copy_(buffers[name])
+    if not torch.equal(whole, rest):
+        return "going on from the features gives another output"
+    if not torch.equal(alone, features[:1]):
+        return "the features of an image depend on the others of its batch"
+    if trained:
+        return "parameters that are trained lie below the cut"
+    if not all(bool(torch.isfinite(output).all()) for output in trains):
+        return "in training the network uses what lies below the cut"
+    return None
+
+
+def _in_train_mode(model: nn.Module, features: Tensor) -> list[Tensor]:
+    """The outputs of the network in train mode; each module gets its own mode back."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        output = model.train()(features)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    return [output] if isinstance(output, Tensor) else [one for one in output if isinstance(one, Tensor)]
 
 
 def macs_above(model: nn.Module, cut: Cut) -> int:

@@ -14,7 +14,7 @@ from transfuse.study.attempt import attempt
 from transfuse.study.events import Started, Tell
 from transfuse.study.looked import Looked
 from transfuse.study.run import threads_of_run
-from transfuse.study.same_features import features_key, same_before
+from transfuse.study.same_features import features_key, remember, same_before
 
 
 def do_analysis(job: PlannedAnalysis, tell: Tell, *, root: Path, device: str = "auto") -> None:
@@ -53,7 +53,9 @@ def _do(job: PlannedAnalysis, store: Store, device: str, tell: Tell) -> RunRecor
     record = RunRecord(
         run_id=job.run_id,
         status="finished",
-        facts={"total_seconds": time.monotonic() - began, "features": features, **found.facts},
+        facts={"total_seconds": time.monotonic() - began, **found.facts},
         notes=tuple(dict.fromkeys(notes)),
     )
+    if features is not None:
+        remember(store.analyses, features, job.run_id)
     return store.analyses.finish(record, outputs)

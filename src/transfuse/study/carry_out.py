@@ -18,9 +18,9 @@ from transfuse.study.conclude import write_samples
 from transfuse.study.events import Ended, Event, Failed, Note, Tell
 from transfuse.study.executors import Queue, in_process, local_processes
 from transfuse.study.expand import PlannedRun, without_repeats
+from transfuse.study.feature_files import delete_features
 from transfuse.study.plan import Plan, Round, analysis_status, lacks_snapshots, status, write_plan
 from transfuse.study.run import do_run
-from transfuse.study.shared_features import delete_features
 from transfuse.study.sources import open_data
 
 Show = Callable[[int, int, int], AbstractContextManager[Tell]]

@@ -10,7 +10,7 @@ from typing import Any
 
 from transfuse.specs import DataSpec, InitSpec, ModelSpec, RunSpec, TrainSpec
 from transfuse.study.meaning import draws_back, meaning, training
-from transfuse.study.shared_features import Prefix
+from transfuse.study.shared_features import Sibling
 from transfuse.study.sweeps import Unfolded
 from transfuse.study.tuning import Rates, tuned
 
@@ -35,7 +35,7 @@ class PlannedRun:
     arm: str
     role: str
     needs: str | None = None
-    siblings: tuple[Prefix, ...] = ()
+    siblings: tuple[Sibling, ...] = ()
 
     @property
     def title(self) -> str:
@@ -159,27 +159,21 @@ def expand(
 
 
 def _with_siblings(runs: list[PlannedRun]) -> list[PlannedRun]:
-    """The runs, each with what those freeze that have the same network, weights and images."""
+    """The runs, each with what those freeze, itself among them, that have the same network, weights and images."""
 
     def alike(run: PlannedRun) -> tuple[Any, ...]:
-        spec = run.spec
-        return (
-            spec.model,
-            spec.weights_sha256,
-            spec.source_run,
-            spec.init.level,
-            spec.fingerprint,
-            spec.train.batch_size,
-        )
+        spec, init = run.spec, run.spec.init
+        start = (init.level, init.norm, str(init.overrides))
+        return spec.model, spec.weights_sha256, spec.source_run, start, spec.fingerprint, spec.train.batch_size
 
-    frozen: dict[tuple[Any, ...], dict[Prefix, None]] = {}
-    for run in runs:
-        if run.spec.init.freeze != 0 and run.spec.init.uses_weights and run.spec.init.truncate is None:
-            frozen.setdefault(alike(run), {})[Prefix(run.spec.init.depth, run.spec.init.freeze)] = None
-    return [
-        replace(run, siblings=tuple(frozen.get(alike(run), ()))) if run.spec.init.truncate is None else run
-        for run in runs
-    ]
+    def shares(run: PlannedRun) -> bool:
+        init = run.spec.init
+        return init.freeze != 0 and init.norm_statistics == "frozen" and init.uses_weights and init.truncate is None
+
+    frozen: dict[tuple[Any, ...], list[Sibling]] = {}
+    for run in filter(shares, {run.run_id: run for run in runs}.values()):
+        frozen.setdefault(alike(run), []).append(Sibling(run.spec.init.depth, run.spec.init.freeze))
+    return [replace(run, siblings=tuple(frozen[alike(run)])) if shares(run) else run for run in runs]
 
 
 def without_repeats(runs: Sequence[PlannedRun]) -> list[PlannedRun]:

@@ -135,7 +135,11 @@ def _do(run: PlannedRun, store: Store, device: str, tell: Tell) -> RunRecord:
         run_id=run.run_id,
         status="diverged" if diverged else "finished",
         reason=diverged or epochs[-1].stop_reason or "",
-        facts={**found, "training_equivalents": frozen.training_equivalents(found["macs"], epochs)},
+        facts={
+            **found,
+            "training_equivalents": frozen.training_equivalents(found["macs"], epochs),
+            "features_not_shared": frozen.why_not,
+        },
         metrics=metrics,
         notes=tuple(dict.fromkeys((*dataset.notes, *split.notes, *_weight_notes(network, spec, dataset, store)))),
         transfer=tuple(network.transfer.rows()),

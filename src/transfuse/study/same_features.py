@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 
+from transfuse.errors import StoreError
 from transfuse.results.store import RunRecord, Store
-from transfuse.study.looked import Looked, blocks_for, part_of
+from transfuse.study.feature_files import FOLDER
+from transfuse.study.looked import Looked, part_of
 from transfuse.study.network import kind_of
 from transfuse.study.sources import images_of
 
@@ -19,14 +22,14 @@ def features_key(looked: Looked) -> str | None:
 
     The weights of the network, the head aside, its modules, the images, the settings, and what decides the last bits.
     """
-    from transfuse.models.blocks import is_under
+    from transfuse.models.blocks import blocks_of, is_under
     from transfuse.training.identity import digest_of_weights
 
     job = looked.job
     if job.spec.what not in OF_FEATURES:
         return None
     model = looked.network(job.sides[0])
-    head = blocks_for(looked, model).head
+    head = blocks_of(model, job.spec.level).head
     state = {key: value for key, value in model.state_dict().items() if not any(is_under(key, path) for path in head)}
     parts = [part.indices.astype("<i8").tobytes() for part in (looked.split.train, part_of(looked))]
     identity = {key: value for key, value in job.identity().items() if key != "networks"}
@@ -43,9 +46,19 @@ def features_key(looked: Looked) -> str | None:
 
 
 def same_before(analyses: Store, key: str) -> RunRecord | None:
-    """An analysis that was done of the same features."""
-    for path in sorted((analyses.root / analyses.kind).glob("*/record.json")):
-        record = analyses.record(path.parent.name)
-        if record is not None and record.facts.get("features") == key:
-            return record
-    return None
+    """An analysis that was done of the same features; None where there is none, or it is damaged."""
+    try:
+        return analyses.record(_note(analyses, key).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, StoreError):
+        return None
+
+
+def remember(analyses: Store, key: str, run_id: str) -> None:
+    """Note which analysis was done of these features."""
+    note = _note(analyses, key)
+    note.parent.mkdir(parents=True, exist_ok=True)
+    note.write_text(run_id, encoding="utf-8")
+
+
+def _note(analyses: Store, key: str) -> Path:
+    return analyses.root / FOLDER / f"{key}.txt"
