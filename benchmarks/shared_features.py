@@ -78,8 +78,8 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     rows, shared = [], run_module.frozen_features
-    for name in NETWORKS:
-        for arm, freeze in ARMS.items():
+    for arm, freeze in ARMS.items():
+        for name in NETWORKS:
             with tempfile.TemporaryDirectory() as place:
                 folder = Path(place)
                 model = create_model(name, classes=2, image_size=SIZE)
@@ -106,10 +106,10 @@ def main() -> None:
             row |= {"whole_cpu_s": round(whole, 1), "shared_cpu_s": round(once, 1), "ratio": round(whole / once, 2)}
             rows.append(row | {"equivalents": round(equivalents, 3)} | machine())
             print(row, flush=True)
-    with OUT.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+            with OUT.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(rows)
 
 
 if __name__ == "__main__":
