@@ -204,7 +204,6 @@ def test_arms_without_a_size_in_common_are_told_and_the_others_stay() -> None:
     assert [row.within is None for row in found.arms] == [True, True, False]
     assert found.unmet == {
         "pretrained": "random has results at 40 to 160 training patients and pretrained at 10 to 40: no range in common"
-        "common"
     }
     lines = sentences(found, "random", SUBJECTS, ["pretrained", "other"])
     assert (
