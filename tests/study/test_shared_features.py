@@ -312,6 +312,7 @@ def test_frozen_blocks_that_move_stop_the_run(study: Make, tmp_path: Path, monke
     assert failed.message.startswith("the frozen part of the network moved: at the end it makes other features")
 
 
+@pytest.mark.exhaustive
 def test_a_study_deletes_its_features_and_two_workers_give_the_same_bits(study: Make, tmp_path: Path) -> None:
     @contextmanager
     def show(total: int, done: int, workers: int) -> Iterator[Tell]:
