@@ -97,6 +97,11 @@ seeds: x
         ({"train": {"steps": 10, "optimizer": {"nesterov": True}}}, "nesterov goes with sgd, not with adam"),
         ({"train": {"steps": 10, "optimizer": {"learning_rate": -1.0}}}, "learning_rate is -1.0; expected a positive"),
         ({"train": {"steps": 10, "stopping": {"patience": 0}}}, "patience is 0; expected 1 or more"),
+        (
+            {"train": {"steps": 10, "augment": "cxr", "augmentation_bank": 0}},
+            "augmentation_bank is 0; expected 1 or more",
+        ),
+        ({"train": {"steps": 10, "augmentation_bank": 4}}, "augmentation_bank: views of what? Give augment too"),
         ({"arms": {"random": {"norm_statistics": "updated"}}}, "but nothing is frozen"),
         ({"data": {"name": "x", "train_fraction": 0.0}}, "train_fraction is 0.0; expected a share in (0, 1]"),
         ({"data": {"name": "x", "channels": 2}}, "channels is 2; expected 1, 3 or nothing"),

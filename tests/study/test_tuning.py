@@ -12,8 +12,7 @@ import pytest
 
 from transfuse.errors import SpecError
 from transfuse.results.store import RunRecord, Store
-from transfuse.specs import StudySpec, TuneSpec, study_from, to_yaml
-from transfuse.specs.files import read_yaml
+from transfuse.specs import StudySpec, TuneSpec, read_yaml, study_from, to_yaml
 from transfuse.study.carry_out import Outcome, carry_out
 from transfuse.study.conclude import conclude
 from transfuse.study.events import Ended, Event

@@ -3,12 +3,13 @@
 from transfuse.specs.analyses import ANALYSES, AnalysisSpec
 from transfuse.specs.arm import InitSpec
 from transfuse.specs.data import DataSpec
-from transfuse.specs.files import data_from, load_study, read_study, read_yaml, study_from, to_yaml
+from transfuse.specs.files import data_from, load_study, read_study, study_from, to_yaml
 from transfuse.specs.model import ModelSpec
 from transfuse.specs.run import NUMERICS_VERSION, RunSpec
 from transfuse.specs.study import SourceSpec, StudySpec
 from transfuse.specs.train import OptimizerSpec, ScheduleSpec, StoppingSpec, TrainSpec
 from transfuse.specs.tune import TuneSpec
+from transfuse.specs.yaml_text import read_yaml
 
 __all__ = [
     "ANALYSES",
