@@ -8,11 +8,9 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
-from collections import Counter
-from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
     from transfuse.results.store import Store
     from transfuse.specs import StudySpec
     from transfuse.study.expand import PlannedRun
-    from transfuse.study.plan import Plan, RunStatus
+    from transfuse.study.plan import Plan
 
 OUT = Path("transfuse-out")
 OPENING = "Opening data and weights (phantoms are drawn when they are first used) ..."
@@ -156,15 +154,9 @@ def status(study: str | None = None, *, out: Out = OUT) -> int:
     study
         The study's name; default: all studies in the folder.
     """
-    from rich.table import Table
-    from rich.text import Text
-
-    from transfuse.cli.progress import duration
+    from transfuse.cli.status import show_status
     from transfuse.errors import StoreError
-    from transfuse.results.phrases import counted
     from transfuse.results.store import Store
-    from transfuse.study.plan import analysis_status, read_plan
-    from transfuse.study.plan import status as look
 
     store = Store(out)
     names = [study] if study else store.studies()
@@ -172,60 +164,8 @@ def status(study: str | None = None, *, out: Out = OUT) -> int:
         raise StoreError(f"no study was begun in {str(out)!r}; start one with: transfuse run STUDY.yaml")
     console = _console()
     for name in names:
-        plan = read_plan(store, name)
-        found = look(store, plan.rows)
-        table = Table(title=f"study {name}", title_justify="left", box=None, header_style="bold")
-        shown = ("run", "network", "arm", "seed", "state", "time")
-        why = any(one.state != "finished" and one.detail for one in found)
-        for column in (*shown, "why") if why else shown:  # a column of nothing would break the rows on 80 columns
-            table.add_column(column, overflow="fold", no_wrap=column in ("run", "seed", "state"))
-        for one in found:
-            row = one.row
-            spent = "" if one.seconds is None else duration(one.seconds)
-            cells = (row["run_id"], row["model"], _arm_of(row), str(row["seed"]), _coloured(one.state), spent)
-            reason = [Text("" if one.state == "finished" else one.detail)] if why else []
-            table.add_row(*map(Text, cells[:4]), *cells[4:], *reason)
-        console.print(table)
-        states: dict[str, int] = {}
-        for one in found:
-            states[one.state] = states.get(one.state, 0) + 1
-        trained = sum(one.seconds or 0.0 for one in found)
-        counts = ", ".join(f"{count} {state}" for state, count in states.items())
-        say(console, f"{counted(len(found), 'run')}: {counts}; {duration(trained)} of training so far")
-        if plan.analyses:
-            distinct = {one.row["analysis_id"]: one for one in analysis_status(store, plan.analyses)}
-            _show_analyses(console, list(distinct.values()))
+        show_status(console, store, name)
     return 0
-
-
-def _arm_of(row: Mapping[str, Any]) -> str:
-    """What a planned run trains, short enough for a row of 80 columns.
-
-    >>> _arm_of({"role": "size", "arm": "pretrained", "train_fraction": 0.5})
-    'pretrained, 50 %'
-    >>> _arm_of({"role": "trial", "arm": "pretrained", "learning_rate": 0.001})
-    'pretrained, rate 0.001'
-    """
-    if row["role"] == "source":
-        return f"source {row['arm']}"
-    if row["role"] == "trial":
-        return f"{row['arm']}, rate {row['learning_rate']:g}"
-    return f"{row['arm']}, {100 * row['train_fraction']:.4g} %" if row["role"] == "size" else str(row["arm"])
-
-
-def _show_analyses(console: Console, found: Sequence[RunStatus]) -> None:
-    """How many analyses stand where, and what stopped those that failed."""
-    from transfuse.results.phrases import counted
-
-    states = Counter(one.state for one in found)
-    say(
-        console,
-        f"{counted(len(found), 'analysis', 'analyses')}: "
-        + ", ".join(f"{count} {state}" for state, count in states.items()),
-    )
-    for one in found:
-        if one.state in ("failed", "damaged"):
-            say(console, f"  {one.state} {one.row['title']}: {one.detail}", style="red")
 
 
 @app.command
@@ -379,13 +319,6 @@ def _load(study: Path, overrides: tuple[str, ...], device: str) -> StudySpec:
         from transfuse.study.plan import all_mistakes
 
         raise all_mistakes(error, content, device) from None
-
-
-def _coloured(state: str) -> str:
-    colour = {"finished": "green", "failed": "red", "damaged": "red", "diverged": "yellow", "running": "cyan"}.get(
-        state
-    )
-    return f"[{colour}]{state}[/]" if colour else state
 
 
 def _report(console: Console, store: Store, plan: Plan) -> None:
