@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transfuse.errors import BlocksError, nearest
 from transfuse.models.blocks import Block, Blocks, check_blocks
 from transfuse.models.modules import modules_of
+from transfuse.models.partial_pass import outputs_until
 
 NORM_STATISTICS = ("frozen", "updated")
 
@@ -177,26 +178,17 @@ def _prefix_outputs(model: nn.Module, blocks: Blocks, depth: int | str, batch: T
     count = blocks.depth(depth)
     if count == 0:
         return [batch]
-    kept: list[list[Tensor]] = []
-
-    def keep(module: nn.Module, inputs: object, output: object) -> None:
-        kept.append([tensor.detach().clone() for tensor in _tensors(output)])  # a later in-place ReLU would overwrite
-        raise _Reached
-
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    handle = model.get_submodule(blocks[count - 1].output).register_forward_hook(keep)
+    path = blocks[count - 1].output
     try:
         with torch.no_grad():
-            model(batch)
-    except _Reached:
-        pass
+            kept = outputs_until(model, [path], batch)
     finally:
-        handle.remove()
         for name, buffer in model.named_buffers():
             buffer.copy_(buffers[name])
-    if not kept:
-        raise BlocksError(f"The output {blocks[count - 1].output!r} of block {blocks[count - 1].name!r} was never run.")
-    return kept[0]
+    if path not in kept:
+        raise BlocksError(f"The output {path!r} of block {blocks[count - 1].name!r} was never run.")
+    return list(_tensors(kept[path]))
 
 
 def prefix_fingerprint(model: nn.Module, blocks: Blocks, depth: int | str, batch: Tensor) -> str:
@@ -230,10 +222,6 @@ def _digest(digest: hashlib._Hash, tensor: Tensor) -> None:
     values = tensor.detach().to("cpu").contiguous()
     digest.update(f"{values.dtype} {tuple(values.shape)} ".encode())
     digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
-
-
-class _Reached(Exception):
-    """The prefix has run: no error, it ends the forward pass."""
 
 
 def _stay_in_eval(module: nn.Module, mode: bool = True) -> nn.Module:

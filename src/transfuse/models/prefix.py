@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from transfuse.errors import BlocksError
 from transfuse.models.blocks import Blocks, check_blocks, is_under
 from transfuse.models.memory_order import channels_last, takes_channels_last
+from transfuse.models.partial_pass import outputs_until
 from transfuse.models.truncate import pooling_of
-from transfuse.models.weightless import example_images, hooked, run_weightless, trace_modules
+from transfuse.models.weightless import example_images, run_weightless, trace_modules
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,7 @@ def features_at(model: nn.Module, cuts: Sequence[Cut], images: Tensor, *, batch_
             ordered = channels_last(filled) if takes_channels_last(model, filled) else filled
             for parts, output in zip(found, _outputs(model, cuts, ordered), strict=True):
                 parts.append(output[: len(chunk)])
-    # a clone made outside of inference mode is a tensor that training may save
-    return [torch.cat(parts).clone(memory_format=torch.contiguous_format) for parts in found]
+    return [torch.cat(parts).contiguous() for parts in found]  # outside of inference mode: training may save these
 
 
 @contextmanager
@@ -251,26 +251,5 @@ def macs_above(model: nn.Module, cut: Cut) -> int:
 
 def _outputs(model: nn.Module, cuts: Sequence[Cut], images: Tensor) -> list[Tensor]:
     """The outputs at the cuts of one pass that ends at the highest."""
-    kept: dict[str, Tensor] = {}
-    highest = max(cuts, key=lambda cut: cut.time).path
-
-    def keeper(path: str) -> Any:
-        def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            kept[path] = output if path == highest else output.clone()  # a later in-place ReLU would overwrite it
-            if path == highest:
-                raise _Reached
-
-        return keep
-
-    paths = {cut.path for cut in cuts}
-    handles = [model.get_submodule(path).register_forward_hook(keeper(path)) for path in paths]
-    try:
-        with hooked(*handles):
-            model(images)
-    except _Reached:
-        pass
+    kept = outputs_until(model, [cut.path for cut in sorted(cuts, key=lambda cut: cut.time)], images)
     return [kept[cut.path] for cut in cuts]
-
-
-class _Reached(Exception):
-    """The highest cut has been passed: no error, it ends the forward pass."""
