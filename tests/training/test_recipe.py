@@ -53,6 +53,8 @@ def test_no_augmentation_and_a_foreign_one() -> None:
         ({"batch_size": 0}, "batch_size is 0; expected 1 or more images"),
         ({"validate_every": 0}, r"validate_every is 0; expected steps \(int\) or a fraction of an epoch \(float\)"),
         ({"validate_every": True}, "validate_every is True; expected steps"),
+        ({"augment": "cifar", "augmentation_bank": 0}, "augmentation_bank is 0; expected 1 or more views, or None"),
+        ({"augmentation_bank": 2}, "augmentation_bank holds views of an augmentation; give augment too"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(arguments: dict, message: str) -> None:

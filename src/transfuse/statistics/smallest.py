@@ -134,7 +134,7 @@ def smallest_not_worse(
     """
     checked = checked_arms(arms, costs)
     first = next(iter(arms.values()))
-    checked_margin(margin, first.metric.name)
+    checked_margin(margin, first.metric.name, first.metric.bounds)
     if not 0 < level < 1:
         raise SpecError(f"level is {level!r}; expected a number between 0 and 1, as 0.95")
     better = 1 if first.metric.higher_is_better else -1

@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 
 from transfuse.errors import AnalysisWarning
-from transfuse.results.store import RunRecord, Store, write_json, write_table, write_weights
+from transfuse.results.store import RunRecord, Store, replacing, write_json, write_table, write_weights
 from transfuse.study.analyses import PlannedAnalysis
 from transfuse.study.attempt import attempt
 from transfuse.study.events import Started, Tell
@@ -34,7 +34,8 @@ def _do(job: PlannedAnalysis, store: Store, device: str, tell: Tell) -> RunRecor
     before = same_before(store.analyses, features) if features is not None else None
     if before is not None:
         measured = store.analyses.run_folder(before.run_id) / "measurements.parquet"
-        shutil.copyfile(measured, folder / "measurements.parquet")
+        with replacing(folder / "measurements.parquet") as temporary:
+            shutil.copyfile(measured, temporary)
         facts = {**before.facts, "total_seconds": time.monotonic() - began, "same_as": before.run_id}
         record = RunRecord(run_id=job.run_id, status="finished", facts=facts, notes=before.notes)
         return store.analyses.finish(record, ["spec.json", "measurements.parquet"])

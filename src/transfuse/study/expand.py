@@ -26,7 +26,7 @@ class PlannedRun:
         arm: the arm's name, or the source's for a source run.
         role: `arm`, `source`, `trial` of a learning rate for an arm, or `size`: an arm on fewer training patients.
         needs: the run whose weights this one starts from, if any.
-        siblings: what other runs of the study freeze of a network that starts as this one does.
+        siblings: what the runs of the study, this one among them, freeze of a network that starts as this one does.
     """
 
     spec: RunSpec
@@ -159,7 +159,7 @@ def expand(
 
 
 def _with_siblings(runs: list[PlannedRun]) -> list[PlannedRun]:
-    """The runs, each with what those freeze, itself among them, that have the same network, weights and images."""
+    """The runs, each with what those freeze, itself among them, that have its network, weights and data."""
 
     def alike(run: PlannedRun) -> tuple[Any, ...]:
         spec, init = run.spec, run.spec.init

@@ -25,8 +25,7 @@ from transfuse.errors import StoreError
 from transfuse.study.measure import processor
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from transfuse.data.splits import Part
     from transfuse.models.prefix import Cut
@@ -157,6 +156,7 @@ class FeatureFiles:
 
     def _compute(self, places: Sequence[Place], given: Tensor) -> list[Tensor]:
         from transfuse.models.prefix import features_at
+        from transfuse.training.prediction import device_of
 
         model, cuts = self.network.model, [place.cut for place in places]
         self.passed += len(given) * (self._macs - min(place.macs_above for place in places))
@@ -193,6 +193,8 @@ class FeatureFiles:
     def _common(self) -> dict[str, object]:
         import torch
 
+        from transfuse.training.prediction import device_of
+
         spec, identity = self.spec, self.spec.identity()
         device = device_of(self.network.model)
         gpu = [torch.cuda.get_device_name(device)] if device.type == "cuda" else []
@@ -212,11 +214,6 @@ def delete_features(root: Path) -> None:
     """Delete the features of a store; whoever reads them keeps what is open, others compute them again."""
     for file in (root / FOLDER).glob("*.npy"):  # not what another process is writing, which has a longer name
         file.unlink(missing_ok=True)
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where a network's parameters are."""
-    return next(model.parameters()).device
 
 
 def _opened(file: Path, count: int, cut: Cut) -> np.ndarray | None:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from transfuse.errors import StoreError
-from transfuse.results.store import RunRecord, Store
+from transfuse.results.store import RunRecord, Store, write_json
 from transfuse.study.feature_files import FOLDER
 from transfuse.study.looked import Looked, part_of
 from transfuse.study.network import kind_of
@@ -48,17 +48,15 @@ def features_key(looked: Looked) -> str | None:
 def same_before(analyses: Store, key: str) -> RunRecord | None:
     """An analysis that was done of the same features; None where there is none, or it is damaged."""
     try:
-        return analyses.record(_note(analyses, key).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, StoreError):
+        return analyses.record(json.loads(_note(analyses, key).read_text(encoding="utf-8")))
+    except (OSError, ValueError, StoreError):
         return None
 
 
 def remember(analyses: Store, key: str, run_id: str) -> None:
     """Note which analysis was done of these features."""
-    note = _note(analyses, key)
-    note.parent.mkdir(parents=True, exist_ok=True)
-    note.write_text(run_id, encoding="utf-8")
+    write_json(_note(analyses, key), run_id)
 
 
 def _note(analyses: Store, key: str) -> Path:
-    return analyses.root / FOLDER / f"{key}.txt"
+    return analyses.root / FOLDER / f"{key}.json"

@@ -13,7 +13,7 @@ import numpy as np
 
 from transfuse.errors import BlocksError, TrainingError
 from transfuse.specs import RunSpec
-from transfuse.study.feature_files import FeatureFiles, Images, Place, device_of
+from transfuse.study.feature_files import FeatureFiles, Images, Place
 from transfuse.study.measure import macs_of, total_steps
 from transfuse.study.network import kind_of
 from transfuse.study.sources import images_of
@@ -94,6 +94,7 @@ def frozen_features(
     from transfuse.models import frozen_fingerprint
     from transfuse.models.memory_order import takes_channels_last
     from transfuse.models.prefix import going_on_from, why_not_from
+    from transfuse.training.prediction import device_of
 
     model = network.model
     frozen = Frozen(split, _whole_check(network, spec, split))
@@ -206,6 +207,7 @@ def _places_of_siblings(
 def _whole_check(network: Network, spec: RunSpec, split: Split) -> Callable[[nn.Module], str] | None:
     """What must not change while the rest is trained: the output of frozen blocks, or what frozen blocks hold."""
     from transfuse.models import frozen_fingerprint, prefix_fingerprint
+    from transfuse.training.prediction import device_of
 
     if spec.init.norm_statistics == "updated":
         return None

@@ -84,6 +84,8 @@ class Recipe:
             raise TrainingError(f"batch_size is {self.batch_size}; expected 1 or more images")
         if self.augmentation_bank is not None and self.augmentation_bank < 1:
             raise TrainingError(f"augmentation_bank is {self.augmentation_bank}; expected 1 or more views, or None")
+        if self.augmentation_bank is not None and self.augment == "none":
+            raise TrainingError("augmentation_bank holds views of an augmentation; give augment too, or leave it None")
         if isinstance(self.validate_every, bool) or not self.validate_every > 0:
             raise TrainingError(
                 f"validate_every is {self.validate_every}; expected steps (int) or a fraction of an epoch (float)"
