@@ -303,3 +303,45 @@ def test_adapters_go_on_bit_identically(split: Split, tmp_path: Path) -> None:
     moved = {name for name, tensor in state_of(whole).items() if not torch.equal(tensor, start[name])}
     assert moved
     assert all("lora_" in name or name.startswith("head.") for name in moved)
+
+
+@pytest.mark.parametrize("lengths", [(6,), (2, 8)])
+def test_a_longer_training_goes_on_from_a_shorter_one(
+    tmp_path: Path, network: Network, split: Split, lengths: tuple[int, ...]
+) -> None:
+    whole, grown = network(), network()
+    expected = list(fit(whole, split, RECIPE, steps=14, seed=4))
+    for steps in lengths:
+        list(fit(network(), split, RECIPE, steps=steps, seed=4, checkpoint_dir=tmp_path))
+    epochs = list(fit(grown, split, RECIPE, steps=14, seed=4, checkpoint_dir=tmp_path))
+    assert told(epochs) == [dataclasses.replace(epoch, repeated=epoch.step <= lengths[-1]) for epoch in told(expected)]
+    assert [epoch.repeated for epoch in epochs] == [epoch.step <= lengths[-1] for epoch in epochs]
+    assert all(torch.equal(a, b) for a, b in zip(state_of(grown).values(), state_of(whole).values(), strict=True))
+
+
+def test_one_that_ended_where_the_longer_one_does_not_validate_is_begun_anew(
+    tmp_path: Path, network: Network, split: Split
+) -> None:
+    whole, anew = network(), network()
+    expected = list(fit(whole, split, RECIPE, steps=14, seed=4))
+    list(fit(network(), split, RECIPE, steps=5, seed=4, checkpoint_dir=tmp_path))
+    epochs = list(fit(anew, split, RECIPE, steps=14, seed=4, checkpoint_dir=tmp_path))
+    assert told(epochs) == told(expected)
+    assert not any(epoch.repeated for epoch in epochs)
+    assert all(torch.equal(a, b) for a, b in zip(state_of(anew).values(), state_of(whole).values(), strict=True))
+
+
+def test_a_longer_training_of_one_that_had_stopped_stays_stopped(
+    tmp_path: Path, network: Network, split: Split
+) -> None:
+    recipe = dataclasses.replace(RECIPE, stopping=Stopping(patience=1), optimizer=Optimizer(learning_rate=1e-12))
+    short = list(fit(network(), split, recipe, steps=8, seed=4, checkpoint_dir=tmp_path))
+    assert "no better accuracy" in str(short[-1].stop_reason)
+    longer = list(fit(network(), split, recipe, steps=14, seed=4, checkpoint_dir=tmp_path))
+    assert told(longer) == [dataclasses.replace(epoch, repeated=True) for epoch in told(short)]
+
+
+def test_a_shorter_training_cannot_go_on_from_a_longer_one(tmp_path: Path, network: Network, split: Split) -> None:
+    list(fit(network(), split, RECIPE, steps=6, seed=4, checkpoint_dir=tmp_path))
+    with pytest.raises(TrainingError, match="total steps was 6 and is now 4"):
+        list(fit(network(), split, RECIPE, steps=4, seed=4, checkpoint_dir=tmp_path))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 from transfuse.specs import DataSpec, InitSpec, ModelSpec, RunSpec, TrainSpec
 from transfuse.study.meaning import draws_back, meaning, training
@@ -24,8 +24,10 @@ class PlannedRun:
         run_id: its identity.
         model: the network's label in the study.
         arm: the arm's name, or the source's for a source run.
-        role: `arm`, `source`, `trial` of a learning rate for an arm, or `size`: an arm on fewer training patients.
+        role: `arm`, `source`, `trial` of a learning rate for an arm, `size`: an arm on fewer training patients, or
+            `search`: one of the trainings by which the cut of an arm is chosen.
         needs: the run whose weights this one starts from, if any.
+        continues: a shorter run of the same training that has ended before this one is named, if any.
         siblings: what the runs of the study, this one among them, freeze of a network that starts as this one does.
     """
 
@@ -36,11 +38,14 @@ class PlannedRun:
     role: str
     needs: str | None = None
     siblings: tuple[Sibling, ...] = ()
+    continues: str | None = None
 
     @property
     def title(self) -> str:
         """How a person recognises the run."""
         what = {"source": f"source {self.arm}", "trial": f"{self.arm} at rate {self.learning_rate:g}"}
+        if self.role == "search" and self.spec.train.steps is not None:
+            what["search"] = f"{self.arm} for {self.spec.train.steps} steps"
         share = self.spec.data.train_fraction
         fewer = f" on {100 * share:.4g} % of the patients" if self.role in ("size", "source") and share < 1 else ""
         return f"{self.model} · {what.get(self.role, self.arm)}{fewer} · seed {self.spec.seed}"
@@ -63,7 +68,123 @@ class PlannedRun:
             "network": self.spec.model.name,
             "weights": self.spec.model.weights if self.spec.init.uses_weights else None,
             "source_run": self.spec.source_run,
+            "asked_steps": self.spec.train.steps,
         }
+
+
+class Searched(NamedTuple):
+    """How far the search over the cuts of one network is.
+
+    Fields:
+        cuts: the arms among which is chosen.
+        runs: the trainings that the search has asked for so far.
+        finals: those of the cuts that are arms of the study by now.
+    """
+
+    cuts: tuple[str, ...]
+    runs: tuple[PlannedRun, ...]
+    finals: tuple[str, ...]
+
+
+class Planner:
+    """Makes runs of the arms and sources of a study.
+
+    Args:
+        unfolded: the study, with one arm for each block where it says `every`.
+        fingerprint: gives the fingerprint of a data set.
+        weights_sha256: gives the SHA-256 of a weights file by its name and the data's root.
+        network_sha256: gives the digest of a network of one's own, None for every other.
+
+    Attributes:
+        study: the study.
+        sources: the runs of sources that were needed so far.
+    """
+
+    def __init__(
+        self,
+        unfolded: Unfolded,
+        fingerprint: Callable[[DataSpec], str],
+        weights_sha256: Callable[[str, str | None], str],
+        network_sha256: Callable[[ModelSpec, DataSpec], str | None],
+    ) -> None:
+        self.unfolded, self.study = unfolded, unfolded.study
+        self._fingerprint, self._weights, self._network = fingerprint, weights_sha256, network_sha256
+        self.sources: list[PlannedRun] = []
+
+    def of_arm(
+        self,
+        label: str,
+        arm: str,
+        seed: int,
+        role: str = "arm",
+        *,
+        rate: float | None = None,
+        data: DataSpec | None = None,
+        steps: int | None = None,
+    ) -> PlannedRun:
+        """A run of an arm of a network.
+
+        Args:
+            label: the network's.
+            arm: the arm's name.
+            seed: one of the study's.
+            role: see `PlannedRun`.
+            rate: the learning rate, where not the arm's own.
+            data: the images, where not all.
+            steps: the length of the training, where not the study's.
+        """
+        model, init = self.study.models[label], self.study.arms[arm]
+        own = replace(model, weights=init.weights or model.weights)
+        if rate is not None:
+            init = replace(init, learning_rate=rate)
+        train = self.study.train if steps is None else replace(self.study.train, steps=steps, epochs=None)
+        data = self.study.data if data is None else data
+        return self._plan(data, own, init, train, seed, (label, arm, role), model, data)
+
+    def _plan(
+        self, data: DataSpec, model: ModelSpec, init: InitSpec, train: TrainSpec, seed: int,
+        names: tuple[str, str, str], asking: ModelSpec, target: DataSpec,
+    ) -> PlannedRun:  # fmt: skip
+        label, arm, role = names
+        sha = needs = None
+        lookup = self.unfolded.names
+        init = meaning(init, model, lookup)
+        if not init.uses_weights:
+            model = replace(model, weights=None)
+        elif (model.weights or "").startswith("run:"):
+            needs = self._source_of(label, model, asking, target)
+        elif model.weights is not None:
+            sha = self._weights(model.weights, data.root)
+        followed = (analysis for analysis in self.study.analyses if analysis.what == "dynamics")
+        looked_at = role in ("arm", "trial") and any(analysis.covers(label, arm, seed) for analysis in followed)
+        if looked_at and not train.snapshots:
+            train = replace(train, snapshots="log")
+        spec = RunSpec(
+            data=data,
+            model=model,
+            init=replace(init, weights=None, learning_rate=None, head_learning_rate=None, layer_decay=None, l2_sp=None),
+            train=training(train, init, partial(draws_back, init, model, lookup)),
+            seed=seed,
+            monitor=train.monitor or ("loss" if role == "source" else self.study.metric),
+            fingerprint=self._fingerprint(data),
+            weights_sha256=sha,
+            source_run=needs,
+            network_sha256=self._network(model, data),
+        )
+        return PlannedRun(spec, spec.run_id, label, arm, role, needs)
+
+    def _source_of(self, label: str, model: ModelSpec, asking: ModelSpec, target: DataSpec) -> str:
+        name = (model.weights or "").removeprefix("run:")
+        source = self.study.sources[name]
+        # The network of whoever asks, as the study names it: the label's, or that of a source that starts from this.
+        own = self.study.source_model(name, asking)
+        names = (label, name, "source")
+        # A source on the study's own data has no more patients than the arm that starts from it.
+        data = source.data or target
+        run = self._plan(data, own, source.init, source.train, source.seed, names, own, target)
+        if run not in self.sources:
+            self.sources.append(run)
+        return run.run_id
 
 
 def expand(
@@ -72,10 +193,12 @@ def expand(
     weights_sha256: Callable[[str, str | None], str],
     network_sha256: Callable[[ModelSpec, DataSpec], str | None],
     rates: Rates | None = None,
+    search: Callable[[Planner], Mapping[str, Searched]] | None = None,
 ) -> list[PlannedRun]:
     """List every run of a study as far as it is known, sources first, then the trials of learning rates.
 
-    Where a study tunes, it is expanded again after its trials: an arm is part of it from when its rate is chosen.
+    A study that tunes is expanded again after its trials: an arm is part of it from when its rate is chosen. So is one
+    that searches: of the arm that is searched those cuts are part of it that were chosen.
 
     Args:
         unfolded: the study, with one arm for each block where it says `every`.
@@ -83,79 +206,33 @@ def expand(
         weights_sha256: gives the SHA-256 of a weights file by its name and the data's root.
         network_sha256: gives the digest of a network of one's own, None for every other.
         rates: the learning rates that were chosen so far.
+        search: says how far the search over each network's cuts is.
 
     Returns:
         One planned run for each source and network, for each network, arm, seed and rate to be tried, and for each
-        network, arm and seed, on all training patients and then at each of the smaller sizes.
+        network, arm and seed, on all training patients and then at each of the smaller sizes; and what is searched.
     """
-    study = unfolded.study
-    followed = [analysis for analysis in study.analyses if analysis.what == "dynamics"]
-    sources: list[PlannedRun] = []
-
-    def plan(
-        data: DataSpec, model: ModelSpec, init: InitSpec, train: TrainSpec, seed: int, names: tuple[str, str, str],
-        asking: ModelSpec, target: DataSpec,
-    ) -> PlannedRun:  # fmt: skip
-        label, arm, role = names
-        sha = needs = None
-        init = meaning(init, model, unfolded.names)
-        if not init.uses_weights:
-            model = replace(model, weights=None)
-        elif (model.weights or "").startswith("run:"):
-            needs = source_of(label, model, asking, target)
-        elif model.weights is not None:
-            sha = weights_sha256(model.weights, data.root)
-        looked_at = role in ("arm", "trial") and any(analysis.covers(label, arm, seed) for analysis in followed)
-        if looked_at and not train.snapshots:
-            train = replace(train, snapshots="log")
-        spec = RunSpec(
-            data=data,
-            model=model,
-            init=replace(init, weights=None, learning_rate=None, head_learning_rate=None, layer_decay=None, l2_sp=None),
-            train=training(train, init, partial(draws_back, init, model, unfolded.names)),
-            seed=seed,
-            monitor=train.monitor or ("loss" if role == "source" else study.metric),
-            fingerprint=fingerprint(data),
-            weights_sha256=sha,
-            source_run=needs,
-            network_sha256=network_sha256(model, data),
-        )
-        return PlannedRun(spec, spec.run_id, label, arm, role, needs)
-
-    def source_of(label: str, model: ModelSpec, asking: ModelSpec, target: DataSpec) -> str:
-        name = (model.weights or "").removeprefix("run:")
-        source = study.sources[name]
-        # The network of whoever asks, as the study names it: the label's, or that of a source that starts from this.
-        own = study.source_model(name, asking)
-        names = (label, name, "source")
-        # A source on the study's own data has no more patients than the arm that starts from it.
-        data = source.data or target
-        run = plan(data, own, source.init, source.train, source.seed, names, own, target)
-        if run not in sources:
-            sources.append(run)
-        return run.run_id
-
-    def of_arm(label: str, arm: str, seed: int, role: str, rate: float | None, data: DataSpec) -> PlannedRun:
-        model, init = study.models[label], study.arms[arm]
-        own = replace(model, weights=init.weights or model.weights)
-        if rate is not None:
-            init = replace(init, learning_rate=rate)
-        return plan(data, own, init, study.train, seed, (label, arm, role), model, data)
-
+    planner = Planner(unfolded, fingerprint, weights_sha256, network_sha256)
+    searched = {} if search is None else search(planner)
+    study, of_arm = planner.study, planner.of_arm
     grid, chosen = tuned(study), rates or {}
     trials, arms, smaller = [], [], []
     for label in study.models:
+        found = searched.get(label)
+        trials += [] if found is None else found.runs
         for arm in unfolded.arms[label]:
+            if found is not None and arm in found.cuts and arm not in found.finals:
+                continue
             open_ = grid if study.arms[arm].learning_rate is None else None
             if open_ is not None:
                 tried = product(study.seed_list[: open_.seeds], open_.learning_rates)
-                trials += [of_arm(label, arm, seed, "trial", rate, study.data) for seed, rate in tried]
+                trials += [of_arm(label, arm, seed, "trial", rate=rate) for seed, rate in tried]
             if open_ is None or (label, arm) in chosen:
                 rate, seeds = chosen.get((label, arm)), study.seed_list
-                arms += [of_arm(label, arm, seed, "arm", rate, study.data) for seed in seeds]
+                arms += [of_arm(label, arm, seed, rate=rate) for seed in seeds]
                 each = product(study.smaller_data, seeds)
-                smaller += [of_arm(label, arm, seed, "size", rate, data) for data, seed in each]
-    return _with_siblings(sources + trials + arms + smaller)
+                smaller += [of_arm(label, arm, seed, "size", rate=rate, data=data) for data, seed in each]
+    return _with_siblings(planner.sources + trials + arms + smaller)
 
 
 def _with_siblings(runs: list[PlannedRun]) -> list[PlannedRun]:

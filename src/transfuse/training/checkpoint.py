@@ -23,6 +23,9 @@ from transfuse.errors import StoreError, TrainingError
 
 LAST, BEST = "last.ckpt", "best.safetensors"
 
+TOTAL_STEPS = "total steps"
+"""The one setting in which two trainings may differ that share a checkpoint."""
+
 # First line of last.ckpt; the second is the sha256 of what follows, which is torch's zip format.
 _MAGIC = b"transfuse checkpoint 1\n"
 
@@ -44,7 +47,8 @@ def load_state(folder: Path, *, settings: Mapping[str, str]) -> dict[str, Any] |
 
     Args:
         folder: of the checkpoint.
-        settings: what the training at hand is; a checkpoint's own `settings` must say the same.
+        settings: what the training at hand is; a checkpoint's own `settings` must say the same, but for a smaller
+            number of `total steps`: a longer training goes on from a shorter one.
 
     Raises:
         TrainingError: the file is damaged, or the checkpoint belongs to another training.
@@ -65,6 +69,8 @@ def load_state(folder: Path, *, settings: Mapping[str, str]) -> dict[str, Any] |
         )
     state = torch.load(io.BytesIO(body), weights_only=True, map_location="cpu")
     theirs = state["settings"]
+    if shorter_than(theirs, settings):
+        theirs = {**theirs, TOTAL_STEPS: settings[TOTAL_STEPS]}
     differences = [
         f"{name} was {theirs.get(name, 'not set')} and is now {settings.get(name, 'not set')}"
         for name in sorted({*theirs, *settings})
@@ -76,6 +82,11 @@ def load_state(folder: Path, *, settings: Mapping[str, str]) -> dict[str, Any] |
             "Use the same settings, or another checkpoint_dir"
         )
     return state
+
+
+def shorter_than(theirs: Mapping[str, str], ours: Mapping[str, str]) -> bool:
+    """Whether the training with the settings `theirs` takes fewer steps than that with the settings `ours`."""
+    return int(theirs.get(TOTAL_STEPS, 0)) < int(ours.get(TOTAL_STEPS, 0))
 
 
 def save_weights(folder: Path, weights: Mapping[str, Tensor], *, step: int) -> None:

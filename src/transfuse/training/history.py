@@ -116,13 +116,15 @@ class History:
 
     def next_validation(self) -> int:
         """The step at which the next validation is due."""
+        return self.step_of_validation(self.step + 1)
+
+    def step_of_validation(self, least: int) -> int:
+        """The first step of at least `least`, which is 1 or more, at which a validation is due."""
         every = self.recipe.validate_every
         period = every if isinstance(every, int) else every * self.steps_per_epoch
-        count = math.floor(self.step / period)
-        step = self.step
-        while step <= self.step:  # a fraction of an epoch may be less than a step
+        count = max(1, math.floor((least - 1) / period))
+        while (step := round(count * period)) < least:  # a fraction of an epoch may be less than a step
             count += 1
-            step = round(count * period)
         return min(step, self.total_steps)
 
     def reductions(self) -> int:
@@ -180,6 +182,18 @@ class History:
     def as_rows(self) -> list[dict[str, Any]]:
         """The epochs as plain dictionaries, for a checkpoint."""
         return [asdict(epoch) for epoch in self.epochs]
+
+    def lengthen(self) -> bool:
+        """Go on past the end of a shorter training, unless it ended for another reason than its length.
+
+        Returns:
+            Whether that is possible: whether this training validates where the shorter one ended.
+        """
+        if self.step_of_validation(self.step) != self.step:
+            return False
+        self.epochs[-1] = replace(self.epochs[-1], stop_reason=None)
+        self.epochs[-1] = replace(self.epochs[-1], stop_reason=self._reason())
+        return True
 
     def restore(self, rows: list[Mapping[str, Any]]) -> None:
         """Take over the epochs of a checkpoint."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from transfuse.data.splits import Part, Split
 from transfuse.models.blocks import Blocks
+from transfuse.training.checkpoint import TOTAL_STEPS
 from transfuse.training.recipe import Recipe
 
 # Settings that came later: where they are not used, a checkpoint from before them is still of the same training.
@@ -43,7 +44,7 @@ def settings_of(
         else:
             settings[name] = value
     settings |= {
-        "total steps": total_steps,
+        TOTAL_STEPS: total_steps,
         "seed": seed,
         "head": tuple(head),
         "processes": processes,

@@ -79,9 +79,10 @@ def fit(
         seed: 0 or more.
         checkpoint_dir: a folder that gets `last.ckpt` and `best.safetensors` at each validation. If it holds a
             checkpoint of the same training, the training goes on from there: the epochs before it are yielded again
-            from the record, and the rest are bit-identical to those of a training that was never interrupted. The
-            model must have the weights with which that training began, or (but for L2-SP, which needs the first ones)
-            those of its last or best checkpoint.
+            from the record, and the rest are bit-identical to those of a training that was never interrupted. That of
+            one that differs only in being shorter does as well, if it ended where this one validates; if not, the
+            training begins anew. The model must have the weights with which that training began, or (but for L2-SP,
+            which needs the first ones) those of its last or best checkpoint.
         device: `auto`, `cpu`, `cuda` or `mps`.
         frozen_check: a function of the network whose value must not change, such as the output of its frozen blocks on
             a fixed batch; called at the start and at each validation.
@@ -312,6 +313,9 @@ def _resume(training: _Training) -> None:
         return
     history = training.history
     history.restore(state["epochs"])
+    if checkpoint.shorter_than(state["settings"], training.settings) and not history.lengthen():
+        history.restore([])
+        return
     best = history.best
     weights = None
     if best is not None and best.step < history.step:
