@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from transfuse.statistics.comparison import Comparison, compare, estimate
     from transfuse.statistics.counts import compare_counts
     from transfuse.statistics.many import compare_all
+    from transfuse.study.truncation import search_truncation
     from transfuse.training import Optimizer, Recipe, Schedule, Stopping, fit, predict
 
 _HOMES = {
@@ -89,6 +90,7 @@ _HOMES = {
     "pwcca": "analysis",
     "recalibrate_": "models",
     "rerandomise_": "inits",
+    "search_truncation": "study.truncation",
     "slim": "models",
     "split_by_patient": "data",
     "svcca": "analysis",
@@ -133,6 +135,7 @@ __all__ = [
     "pwcca",
     "recalibrate_",
     "rerandomise_",
+    "search_truncation",
     "slim",
     "split_by_patient",
     "svcca",

@@ -27,7 +27,7 @@ def test_validations_of_before_an_interruption_are_marked() -> None:
     old = Validated("a", 50, 1.0, "auroc", 0.9, 0.2, True, repeated=True)
     new = Validated("a", 100, 2.0, "auroc", 0.8, 0.1, False)
     _, first, second = lines_of(Started("a", "net", 150, again=True), old, new)
-    assert first.endswith("val auroc 0.900 (best so far)  (before the interruption)")
+    assert first.endswith("val auroc 0.900 (best so far)  (done before)")
     assert second.endswith("val auroc 0.800")
 
 

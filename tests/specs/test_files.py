@@ -6,7 +6,7 @@ import typing
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transfuse.errors import SpecError
@@ -173,6 +173,7 @@ def test_one_step_is_not_one_epoch() -> None:
     assert type(study_from(read_yaml(SMALL)).train.validate_every) is float
 
 
+@settings(deadline=None)  # no clock in tests
 @given(st.floats(min_value=1e-9, max_value=1e9), st.integers(1, 30))
 def test_numbers_survive_yaml(rate: float, seeds: int) -> None:
     content = {**read_yaml(SMALL), "seeds": seeds, "train": {"steps": 10, "optimizer": {"learning_rate": rate}}}

@@ -1,4 +1,4 @@
-"""The command line: `transfuse demo | check | run | status | report | export | show | data`.
+"""The command line: `transfuse demo | check | run | truncate | status | report | export | show | data`.
 
 Nothing here imports torch at import: `transfuse --help` answers at once.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,12 +18,14 @@ from cyclopts import App, Parameter
 from transfuse.cli.show import shipped, show
 from transfuse.cli.text import say
 from transfuse.errors import SpecError, TransfuseError, nearest
+from transfuse.results.store import Store
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from transfuse.results.store import Store
     from transfuse.specs import StudySpec
+    from transfuse.study.carry_out import Outcome
+    from transfuse.study.conclude import Conclusion
     from transfuse.study.expand import PlannedRun
     from transfuse.study.plan import Plan
 
@@ -88,61 +91,67 @@ def run(study: Path, *overrides: str, out: Out = OUT, workers: Workers = None, d
     overrides
         Changes to it: key.sub=value, for example data.size=64.
     """
-    from transfuse.cli.progress import shown
-    from transfuse.results.store import Store
-    from transfuse.study.carry_out import carry_out, default_workers
-    from transfuse.study.plan import check as look
-    from transfuse.study.plan import replaced
-    from transfuse.study.tuning import still_to_name
-
     spec = _load(study, overrides, device)
     console = _console()
-    with _working(console, OPENING):
-        checked = look(spec, str(study), device)
-        count = default_workers(spec.train.threads, device) if workers is None else workers
-    if count < 1:
-        raise SpecError(f"--workers is {count}; expected 1 or more")
-    say(console, spec.title or spec.name, style="bold")
-    for line in checked.lines:
-        say(console, f"  {line}")
-    store = Store(out)
-    later = 0
-
-    def named(store: Store) -> list[PlannedRun]:
-        nonlocal later  # of a study that tunes, the display counts the runs that are not named yet too
-        runs = checked.round(store)
-        later = still_to_name(checked.study, [run.row() for run in runs])
-        return runs
-
-    for notice in replaced(store, checked.study, named(store)):
-        say(console, notice, style="yellow")
-    try:
-        outcome = carry_out(
-            checked.study,
-            named,
-            store,
-            show=lambda total, done, workers: shown(console, total, done, workers, later),
-            workers=count,
-            device=device,
-        )
-    except KeyboardInterrupt:
-        options = [f"--out={out}"] * (out != OUT) + [f"--workers={workers}"] * (workers is not None)
-        options += [f"--device={device}"] * (device != "auto")
-        say(
-            console,
-            "\nStopped. Nothing is lost: finished runs are kept, the others go on from their last validation.\n"
-            f"  go on:   {shlex.join(['transfuse', 'run', str(study), *overrides, *options])}\n"
-            f"  look:    {shlex.join(['transfuse', 'status', '--out', str(out)])}",
-        )
+    outcome = _carry_out(console, spec, ["run", str(study), *overrides], out=out, workers=workers, device=device)
+    if outcome is None:
         return 130
-    _report(console, store, outcome.plan)
-    if not outcome.complete:
-        counts = ", ".join(f"{number} {state}" for state, number in outcome.states.items())
-        why = shlex.join(["transfuse", "status", "--out", str(out)])
-        say(
-            console, f"Not everything has a result: {counts}. The same command tries again; {why} says why", style="red"
-        )
-    return 0 if outcome.complete else 1
+    _report(console, Store(out), outcome.plan)
+    return _ended(console, outcome, out)
+
+
+@app.command
+def truncate(
+    source: str,
+    *overrides: str,
+    margin: float | None = None,
+    strategy: str | None = None,
+    arm: str | None = None,
+    level: str | None = None,
+    to: Path | None = None,
+    licence: str | None = None,
+    out: Out = OUT,
+    workers: Workers = None,
+    device: Device = "auto",
+) -> int:
+    """Find the smallest network that is as good: search where to cut it, train it, compare, and export it.
+
+    Parameters
+    ----------
+    source
+        A study file, or the id of a run (transfuse status), whose network is cut then.
+    overrides
+        Changes to the study: key.sub=value, for example data.size=64.
+    margin
+        The loss in the study's metric that does not matter; default: the study's.
+    strategy
+        exhaustive, two_stage, overlap, rank, screen or halving; default: the study's, else halving.
+    arm
+        Which arm of the study is cut; default: the one that says truncate: every, or the only one with depth: all.
+    level
+        How finely it is cut: stage, block or layer; default: the arm's.
+    to
+        Folder for the network, in a folder of its name; must not hold one yet. Default: OUT/studies/NAME/smallest.
+    licence
+        Of the weights, for the card, as an SPDX identifier such as cc-by-4.0.
+    """
+    from transfuse.cli.truncate import export_smallest, meant
+    from transfuse.results.export import check_destination
+
+    console = _console()
+    spec = meant(source, overrides, Store(out), strategy=strategy, margin=margin, arm=arm, level=level)
+    if to is not None:
+        for model in spec.models:
+            check_destination(to / model)
+    given = {"margin": margin, "strategy": strategy, "arm": arm, "level": level, "to": to, "licence": licence}
+    again = [f"--{name}={value}" for name, value in given.items() if value is not None]
+    command = ["truncate", source, *overrides, *again]
+    outcome = _carry_out(console, spec, command, out=out, workers=workers, device=device)
+    if outcome is None:
+        return 130
+    found = _report(console, Store(out), outcome.plan)
+    export_smallest(console, Store(out), outcome.plan, found.searches, to, licence)
+    return _ended(console, outcome, out)
 
 
 @app.command
@@ -156,7 +165,6 @@ def status(study: str | None = None, *, out: Out = OUT) -> int:
     """
     from transfuse.cli.status import show_status
     from transfuse.errors import StoreError
-    from transfuse.results.store import Store
 
     store = Store(out)
     names = [study] if study else store.studies()
@@ -177,7 +185,6 @@ def report(study: str | None = None, *, out: Out = OUT) -> int:
     study
         The study's name; default: the only one in the folder.
     """
-    from transfuse.results.store import Store
     from transfuse.study.plan import read_plan
 
     store = Store(out)
@@ -203,7 +210,6 @@ def export(run: str, folder: Path, *, out: Out = OUT, licence: str | None = None
         chosen.
     """
     from transfuse.results.export import export as write
-    from transfuse.results.store import Store
 
     console = _console()
     for path in write(_run_folder(Store(out), run), folder, licence=licence):
@@ -321,7 +327,67 @@ def _load(study: Path, overrides: tuple[str, ...], device: str) -> StudySpec:
         raise all_mistakes(error, content, device) from None
 
 
-def _report(console: Console, store: Store, plan: Plan) -> None:
+def _carry_out(
+    console: Console, spec: StudySpec, command: Sequence[str], *, out: Path, workers: int | None, device: str
+) -> Outcome | None:
+    """Check a study and do what is to be done of it; None where it was stopped, after saying how to go on."""
+    from transfuse.cli.progress import shown
+    from transfuse.study.carry_out import carry_out, default_workers
+    from transfuse.study.plan import check as look
+    from transfuse.study.plan import replaced
+    from transfuse.study.tuning import still_to_name
+
+    with _working(console, OPENING):
+        checked = look(spec, command[1], device)
+        count = default_workers(spec.train.threads, device) if workers is None else workers
+    if count < 1:
+        raise SpecError(f"--workers is {count}; expected 1 or more")
+    say(console, spec.title or spec.name, style="bold")
+    for line in checked.lines:
+        say(console, f"  {line}")
+    store = Store(out)
+    later = 0
+
+    def named(store: Store) -> list[PlannedRun]:
+        nonlocal later  # of a study that tunes, the display counts the runs that are not named yet too
+        runs = checked.round(store)
+        later = still_to_name(checked.study, [run.row() for run in runs])
+        return runs
+
+    for notice in replaced(store, checked.study, named(store)):
+        say(console, notice, style="yellow")
+    try:
+        return carry_out(
+            checked.study,
+            named,
+            store,
+            show=lambda total, done, workers: shown(console, total, done, workers, later),
+            workers=count,
+            device=device,
+        )
+    except KeyboardInterrupt:
+        options = [f"--out={out}"] * (out != OUT) + [f"--workers={workers}"] * (workers is not None)
+        options += [f"--device={device}"] * (device != "auto")
+        say(
+            console,
+            "\nStopped. Nothing is lost: finished runs are kept, the others go on from their last validation.\n"
+            f"  go on:   {shlex.join(['transfuse', *command, *options])}\n"
+            f"  look:    {shlex.join(['transfuse', 'status', '--out', str(out)])}",
+        )
+        return None
+
+
+def _ended(console: Console, outcome: Outcome, out: Path) -> int:
+    """The exit code, after saying what has no result."""
+    if not outcome.complete:
+        counts = ", ".join(f"{number} {state}" for state, number in outcome.states.items())
+        why = shlex.join(["transfuse", "status", "--out", str(out)])
+        text = f"Not everything has a result: {counts}. The same command tries again; {why} says why"
+        say(console, text, style="red")
+    return 0 if outcome.complete else 1
+
+
+def _report(console: Console, store: Store, plan: Plan) -> Conclusion:
     from transfuse.report.html import Contents, write_report
     from transfuse.results.shared_work import shared_work
     from transfuse.study.conclude import conclude
@@ -343,6 +409,7 @@ def _report(console: Console, store: Store, plan: Plan) -> None:
                 failures=found.failures,
                 network_sizes=found.network_sizes,
                 data_sizes=found.data_sizes,
+                searches=found.searches,
             ),
             store.study_folder(plan.study.name) / "report.html",
         )
@@ -351,8 +418,11 @@ def _report(console: Console, store: Store, plan: Plan) -> None:
     for part in advice.models or (advice,):
         for text in filter(None, (part.advice, part.sentence)):
             say(console, text)
+    for search in found.searches:
+        say(console, " ".join(search.sentences()))
     for caveat in advice.caveats:
         say(console, f"  · {caveat}", style="dim")
     if saved := shared_work(found.tables.runs):
         say(console, saved, style="dim")
     say(console, f"\nReport: {path.resolve()}", soft_wrap=True)
+    return found

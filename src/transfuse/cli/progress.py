@@ -162,5 +162,5 @@ class _Bars:
 def _validation(event: Validated) -> str:
     value = "undefined" if event.value is None else f"{event.value:.3f}"
     star = " (best so far)" if event.best else ""
-    before = "  (before the interruption)" if event.repeated else ""
+    before = "  (done before)" if event.repeated else ""
     return f"step {event.step}  loss {event.train_loss:.3f}  val {event.monitor} {value}{star}{before}"

@@ -63,9 +63,13 @@ def _arm_of(row: Mapping[str, Any]) -> str:
     'pretrained, 50 %'
     >>> _arm_of({"role": "trial", "arm": "pretrained", "learning_rate": 0.001})
     'pretrained, rate 0.001'
+    >>> _arm_of({"role": "search", "arm": "cut@layer2", "asked_steps": 100})
+    'cut@layer2, 100 steps'
     """
     if row["role"] == "source":
         return f"source {row['arm']}"
     if row["role"] == "trial":
         return f"{row['arm']}, rate {row['learning_rate']:g}"
+    if row["role"] == "search" and row.get("asked_steps"):
+        return f"{row['arm']}, {row['asked_steps']} steps"
     return f"{row['arm']}, {100 * row['train_fraction']:.4g} %" if row["role"] == "size" else str(row["arm"])

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 
-from transfuse.report import data_facts, figures, learning, pictures, tables
+from transfuse.report import data_facts, figures, learning, pictures, search_figures, tables
 from transfuse.report import network_sizes as of_size
 from transfuse.report.data_size import Amount, data_size_amounts
 from transfuse.report.drawings import Drawing
@@ -25,6 +25,7 @@ from transfuse.report.palette import DARK, LIGHT, PAGE, Style, arm_styles
 from transfuse.report.pareto_figures import chart_costs
 from transfuse.results import arms, caveats, chance, phrases
 from transfuse.results.arms import ArmComparison, ArmEstimate
+from transfuse.results.cut_search import Search
 from transfuse.results.data_size import DataSizes
 from transfuse.results.network_sizes import Sizes
 from transfuse.results.recommend import Recommendation
@@ -59,6 +60,7 @@ class Contents:
         failures: runs without a record, as `recommend` takes them.
         data_sizes: the arms of each network over the number of training patients.
         network_sizes: how small the network may be, or None.
+        searches: how the cuts of each network were searched.
     """
 
     study: Mapping[str, Any]
@@ -77,6 +79,7 @@ class Contents:
     failures: Sequence[Mapping[str, Any]] = ()
     network_sizes: Sizes | None = None
     data_sizes: Sequence[DataSizes] = ()
+    searches: Sequence[Search] = ()
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,7 @@ def render(contents: Contents, *, interactive: bool = True) -> str:
     quantity = arms.monitored_quantity(contents.runs, contents.history, metric)
     forests, gains, curves = _charts(contents, styles, baseline, quantity)
     where = gain(study, settings, baseline, contents.estimates, contents.comparisons, styles)
+    searched = _search_charts(contents.searches)
     falls, depths = _drawn("fall", where.falls), _drawn("depth", where.depths)
     size = _sizes(contents.network_sizes, styles)
     amounts = data_size_amounts(contents.data_sizes, settings, metric, baseline, styles)
@@ -172,6 +176,8 @@ def render(contents: Contents, *, interactive: bool = True) -> str:
         curves=curves,
         size=size,
         size_tables=[of_size.size_table(contents.network_sizes)] if contents.network_sizes else (),
+        searches=list(zip(contents.searches, searched, strict=True)),
+        search_tables=[search_figures.verdict_table(one) for one in contents.searches if one.verdict is not None],
         timed=contents.network_sizes.timed if contents.network_sizes else "",
         smallest=sentences(contents.network_sizes) if contents.network_sizes else (),
         of_classes=of_classes,
@@ -261,6 +267,14 @@ def _sizes(found: Sizes | None, styles: Mapping[str, Style]) -> list[Chart]:
         return []
     costs = chart_costs(found)
     return _drawn("pareto", [of_size.size_drawing(found, cost, styles, PAGE, figures.PAGE_INK) for cost in costs])
+
+
+def _search_charts(searches: Sequence[Search]) -> list[Chart | None]:
+    drawings = [search_figures.search_drawing(one, PAGE, figures.PAGE_INK) for one in searches]
+    return [
+        None if one is None else _chart(f"search-{place}", one.name, one.description, one.chart)
+        for place, one in enumerate(drawings)
+    ]
 
 
 def _amount_charts(amounts: Sequence[Amount]) -> list[Chart | None]:

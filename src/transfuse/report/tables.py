@@ -251,6 +251,9 @@ def _arm(run: Mapping[Any, Any]) -> str:
     name = str(run.get("arm", ""))
     if run.get("role") == "trial":
         return f"{name} at rate {phrases.trimmed(run['learning_rate'])}"
+    if run.get("role") == "search":
+        steps = _real(run.get("asked_steps"))
+        return f"{name} (search{'' if steps is None else f', {steps:.0f} steps'})"
     if run.get("role") == "size":
         return f"{name} on {100 * run['train_fraction']:.4g} % of the patients"
     return f"source {name}".strip() if run.get("role") == "source" else name

@@ -185,7 +185,7 @@ def _shape_and_training(settings: Mapping[str, Any]) -> str:
     parts = []
     if settings.get("head") == "source":
         parts.append("with the source's head")
-    if settings.get("truncate") is not None:
+    if settings.get("truncate") not in (None, "all"):
         parts.append(f"cut after {_upto(settings['truncate'])}")
     if settings.get("slim") is not None:
         parts.append(f"at half width above {_upto(settings['slim'])}")

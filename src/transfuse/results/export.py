@@ -36,10 +36,7 @@ def export(run_folder: str | Path, destination: str | Path, *, licence: str | No
     """
     folder, target = Path(run_folder), Path(destination)
     record = _finished(folder)
-    held = sorted(path.name for path in target.iterdir()) if target.is_dir() else []
-    if held or (target.exists() and not target.is_dir()):
-        what = f"already holds {phrases.listed(held[:5])}" if held else "is a file"
-        raise StoreError(f"{target} {what}; name a folder that is new or empty")
+    check_destination(target)
     spec, environment = (_read_json(folder / name) for name in ("spec.json", "environment.json"))
     data = json.loads(record.facts["data"])
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{spec['names']['network']}.{data['dataset']}-{data['image_size']}")
@@ -52,6 +49,14 @@ def export(run_folder: str | Path, destination: str | Path, *, licence: str | No
     with replacing(target / CARD) as temporary:
         temporary.write_text(card, encoding="utf-8")
     return [weights, target / CARD]
+
+
+def check_destination(target: Path) -> None:
+    """Raise StoreError for a folder that is neither new nor empty."""
+    held = sorted(path.name for path in target.iterdir()) if target.is_dir() else []
+    if held or (target.exists() and not target.is_dir()):
+        what = f"already holds {phrases.listed(held[:5])}" if held else "is a file"
+        raise StoreError(f"{target} {what}; name a folder that is new or empty")
 
 
 def _finished(folder: Path) -> RunRecord:

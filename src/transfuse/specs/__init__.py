@@ -6,6 +6,7 @@ from transfuse.specs.data import DataSpec
 from transfuse.specs.files import data_from, load_study, read_study, study_from, to_yaml
 from transfuse.specs.model import ModelSpec
 from transfuse.specs.run import NUMERICS_VERSION, RunSpec
+from transfuse.specs.search import SearchSpec
 from transfuse.specs.study import SourceSpec, StudySpec
 from transfuse.specs.train import OptimizerSpec, ScheduleSpec, StoppingSpec, TrainSpec
 from transfuse.specs.tune import TuneSpec
@@ -21,6 +22,7 @@ __all__ = [
     "OptimizerSpec",
     "RunSpec",
     "ScheduleSpec",
+    "SearchSpec",
     "SourceSpec",
     "StoppingSpec",
     "StudySpec",

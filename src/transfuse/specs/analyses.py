@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from transfuse.errors import nearest
 from transfuse.specs.arm import Level
+from transfuse.specs.metric import Metric
 from transfuse.specs.refuse import STRICT, refuse
 
 What = Literal[
@@ -27,6 +28,9 @@ What = Literal[
     "maps",
     "maximise",
     "gradcam",
+    "cut_ranking",
+    "cut_overlap",
+    "cut_screen",
 ]
 Between = Literal["before_after", "seeds", "arms", "all"]
 View = Literal["pooled", "positions", "flat", "cls", "patches", "both"]
@@ -41,13 +45,17 @@ ANALYSES: tuple[str, ...] = get_args(What)
 
 _OF_BLOCKS = tuple(name for name in ANALYSES if name not in ("filters", "histogram", "attention"))
 _OF_IMAGES = tuple(name for name in ANALYSES if name not in ("l2", "filters", "histogram", "maximise", "reinitialise"))
+_OF_CUTS = ("cut_ranking", "cut_overlap", "cut_screen")
 
 _TAKES: dict[str, tuple[str, ...]] = {
     "between": PAIRS,
     "level": _OF_BLOCKS,
-    "blocks": _OF_BLOCKS,
-    "part": _OF_IMAGES,
-    "images": _OF_IMAGES,
+    "blocks": tuple(name for name in _OF_BLOCKS if name not in _OF_CUTS),
+    "part": tuple(name for name in _OF_IMAGES if name not in _OF_CUTS),
+    "images": tuple(name for name in _OF_IMAGES if name != "cut_screen"),
+    "metric": ("cut_ranking", "cut_screen"),
+    "trunk": ("cut_screen",),
+    "take": ("cut_overlap",),
     "view": ("cka", "cca", "svcca", "pwcca", "dynamics", "knn"),
     "pairs": ("cka", "cca", "svcca", "pwcca"),
     "average": ("cka",),
@@ -106,6 +114,9 @@ class AnalysisSpec:
         source: of fid: the source whose images are compared with the study's.
         channels: how many channels are shown.
         steps, jitter, frequency_prior: of feature visualisation.
+        metric: by which cuts are ranked; None is the study's.
+        trunk: of the training with a head at every cut: `joint`, `top` or `frozen`.
+        take: of the cuts at chance, the one `before` the first, or the one `at` it.
     """
 
     __pydantic_config__ = STRICT
@@ -137,6 +148,9 @@ class AnalysisSpec:
     steps: int | None = None
     jitter: int | None = None
     frequency_prior: bool | None = None
+    metric: Metric | None = None
+    trunk: Literal["joint", "top", "frozen"] | None = None
+    take: Literal["before", "at"] | None = None
 
     @property
     def compares(self) -> bool:

@@ -14,6 +14,7 @@ STAND_INS: dict[str, dict[str, Any]] = {
     "sources": {"train": {"steps": 1}},
     "analyses": {"what": "knn"},
     "tune": {"learning_rates": [1e-4, 1e-3]},
+    "search": {"arm": "?"},
     "part of train": {},
 }
 
@@ -21,7 +22,7 @@ STAND_INS: dict[str, dict[str, Any]] = {
 def _kind(keys: Sequence[str]) -> str:
     """What a study file has at a path, if it is something that a plain one can stand in for."""
     *above, last = keys
-    if not above and last == "tune":
+    if not above and last in ("tune", "search"):
         return last
     if not above or (len(above) == 2 and above[0] == "sources"):
         of_source = {"model": "models", "init": "arms"} if above else {}

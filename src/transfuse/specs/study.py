@@ -15,6 +15,7 @@ from transfuse.specs.data import DataSpec
 from transfuse.specs.metric import BOUNDS, Metric
 from transfuse.specs.model import ModelSpec
 from transfuse.specs.refuse import STRICT, refuse
+from transfuse.specs.search import SearchSpec
 from transfuse.specs.train import TrainSpec
 from transfuse.specs.tune import TuneSpec
 
@@ -56,6 +57,8 @@ class StudySpec:
             rate of `train.optimizer`, as the papers did.
         train_fractions: shares of the training patients at which every arm is trained too, `[0.1, 0.25, 0.5, 1]`, for
             the curve over the number of patients; the last is 1, the study itself, whose verdict they never change.
+        search: which cuts of an arm that says `truncate: every` are trained, to find the smallest network without
+            training all of them; without it every cut is.
         latency: whether the report times a pass of each network, on the machine that first writes it; no run is another
             for it.
         analyses: what to look at inside the networks, `[cka, {what: knn, k: 100}]`; never changes a training.
@@ -78,6 +81,7 @@ class StudySpec:
     sources: dict[str, SourceSpec] = field(default_factory=dict)
     tune: TuneSpec | Literal["none"] = "none"
     train_fractions: tuple[float, ...] = ()
+    search: SearchSpec | None = None
     latency: bool = False
     analyses: tuple[AnalysisSpec, ...] = ()
 
@@ -121,6 +125,7 @@ class StudySpec:
             problems.append(f"seeds: {self.seeds}; expected a positive number of seeds, or a list of different ones")
         problems += self._tune_problems()
         problems += self._size_problems()
+        problems += self._search_problems()
         problems += self._weight_problems()
         problems += [
             f"analyses.{index}: {problem}"
@@ -164,6 +169,26 @@ class StudySpec:
             problems.append(f"tune.seeds: {self.tune.seeds} of the study's seeds, which are {len(self.seed_list)}")
         if self.arms and all(arm.learning_rate is not None for arm in self.arms.values()):
             problems.append("tune: every arm has a learning_rate of its own, which it keeps; leave tune out")
+        return problems
+
+    def _search_problems(self) -> list[str]:
+        search = self.search
+        if search is None:
+            return []
+        problems = []
+        own = [arm for name, arm in self.arms.items() if name == search.arm or name.startswith(f"{search.arm}@")]
+        cut = [name for name, arm in self.arms.items() if "truncate" in arm.sweeps]
+        if not own:
+            problems.append(f"search.arm: {search.arm!r} is not an arm; {nearest(search.arm, self.arms)}")
+        elif any(arm.truncate is None for arm in own) or (search.arm in self.arms and search.arm not in cut):
+            known = f" as {', '.join(map(repr, cut))} does" if cut else f"; give arms.{search.arm}.truncate: every"
+            problems.append(f"search.arm: {search.arm!r} is not cut at every block{known}")
+        if search.seeds > len(self.seed_list):
+            problems.append(f"search.seeds: {search.seeds} of the study's seeds, which are {len(self.seed_list)}")
+        if not isinstance(self.tune, str) and any(arm.learning_rate is None for arm in own):
+            problems.append(
+                f"search and tune: every cut would be trained at every rate first; give arms.{search.arm}.learning_rate"
+            )
         return problems
 
     def _size_problems(self) -> list[str]:

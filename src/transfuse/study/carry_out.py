@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -19,8 +20,10 @@ from transfuse.study.events import Ended, Event, Failed, Note, Tell
 from transfuse.study.executors import Queue, in_process, local_processes
 from transfuse.study.expand import PlannedRun, without_repeats
 from transfuse.study.feature_files import delete_features
-from transfuse.study.plan import Plan, Round, analysis_status, lacks_snapshots, status, write_plan
+from transfuse.study.plan import Plan, analysis_status, lacks_snapshots, status, write_plan
+from transfuse.study.rounds import Round
 from transfuse.study.run import do_run
+from transfuse.study.search import of_search
 from transfuse.study.sources import open_data
 
 Show = Callable[[int, int, int], AbstractContextManager[Tell]]
@@ -61,7 +64,8 @@ def carry_out(
 ) -> Outcome:
     """Do every run of the study that has no record yet, then every analysis of finished runs that has none.
 
-    A study that tunes comes in rounds: its trials, then the arms at the rates that were best.
+    A study that tunes comes in rounds: its trials, then the arms at the rates that were best. So does one that
+    searches; where it chooses by an analysis, that one is done before the next round.
 
     Args:
         study: the study.
@@ -79,16 +83,26 @@ def carry_out(
     known = named(store)
     while True:
         _train(study, known, store, show=show, workers=workers, device=device)
+        first = [job for job in plan_analyses(study, known) if job.place in of_search(study)]
+        _analyse(first, store, show=show, workers=workers, device=device)
         before, known = known, named(store)
         if {run.run_id for run in known} <= {run.run_id for run in before}:
             break
     delete_features(store.root)
+    _delete_checkpoints(known, store)
     analyses = plan_analyses(study, known)
     plan = write_plan(store, study, known, analyses)
     _analyse(analyses, store, show=show, workers=workers, device=device)
     looked = {one.row["analysis_id"]: one for one in analysis_status(store, plan.analyses)}
     found = chain(status(store, plan.rows), looked.values())
     return Outcome(plan, dict(Counter(one.state for one in found)))
+
+
+def _delete_checkpoints(runs: Sequence[PlannedRun], store: Store) -> None:
+    """Of finished runs that kept theirs so that longer ones could go on from them."""
+    for run_id in {run.run_id for run in runs if run.role == "search"}:
+        if store.record(run_id) is not None:
+            shutil.rmtree(store.run_folder(run_id) / "checkpoints", ignore_errors=True)
 
 
 def _train(study: StudySpec, runs: list[PlannedRun], store: Store, *, show: Show, workers: int, device: str) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from transfuse.errors import DataError
 from transfuse.results.arms import ArmComparison, ArmEstimate
 from transfuse.results.causes import cause_pairs
+from transfuse.results.cut_search import Search, read_search, verdict_on
 from transfuse.results.data_size import DataSizes, data_sizes
 from transfuse.results.network_sizes import Sizes, sizes
 from transfuse.results.plateaus import plateaus, rising, withheld
@@ -49,6 +50,7 @@ class Conclusion(NamedTuple):
         analyses: where every analysis stands: its names, `state` and `reason`, and the `notes` of its record.
         network_sizes: how small the network may be; None where all arms cost the same.
         data_sizes: the arms of each network over the number of training patients; none without `train_fractions`.
+        searches: the searches over the cuts of each network, with the verdict on the test part.
     """
 
     study: dict[str, Any]
@@ -64,6 +66,7 @@ class Conclusion(NamedTuple):
     analyses: list[dict[str, Any]]
     network_sizes: Sizes | None
     data_sizes: list[DataSizes]
+    searches: list[Search]
 
 
 def conclude(store: Store, plan: Plan) -> Conclusion:
@@ -89,6 +92,7 @@ def conclude(store: Store, plan: Plan) -> Conclusion:
         if found.state not in ("finished", "diverged")
     ]
     plain = {**dataclasses.asdict(study), "seeds": list(study.seed_list), "confidence": 0.95, "spec": to_yaml(study)}
+    plain["arms"] = _trained(study, rows)
     plain["data"] = {**plain["data"], **_data_facts(tables.runs)}
     plain["rates"] = [{**one._asdict(), "at_the_edge": one.at_the_edge} for one in choices(rows, store)]
     images = _images(tables.predictions)
@@ -119,7 +123,28 @@ def conclude(store: Store, plan: Plan) -> Conclusion:
             latencies(store, study, tables.runs),
         ),
         _data_sizes(study, tables, tested),
+        _searches(store, study, tested),
     )
+
+
+def _searches(store: Store, study: StudySpec, tested: Mapping[tuple[str, str], _Tested]) -> list[Search]:
+    """What the searches found; none where the study does not search."""
+    if study.search is None:
+        return []
+    arms = {names: one.arm for names, one in tested.items()}
+    found = read_search(store.study_folder(study.name))
+    return [dataclasses.replace(one, verdict=verdict_on(one, arms)) for one in found]
+
+
+def _trained(study: StudySpec, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The settings of the arms, without the cuts that a search did not choose."""
+    asked = {row["arm"] for row in rows if row["role"] == "arm"}
+    cuts = f"{study.search.arm}@" if study.search is not None else None
+    return {
+        arm: dataclasses.asdict(init)
+        for arm, init in study.arms.items()
+        if cuts is None or not arm.startswith(cuts) or arm in asked
+    }
 
 
 def _images(predictions: pd.DataFrame) -> dict[str, int]:

@@ -216,7 +216,8 @@ def expand(
     searched = {} if search is None else search(planner)
     study, of_arm = planner.study, planner.of_arm
     grid, chosen = tuned(study), rates or {}
-    trials, arms, smaller = [], [], []
+    trials: list[PlannedRun] = []
+    arms, smaller = [], []
     for label in study.models:
         found = searched.get(label)
         trials += [] if found is None else found.runs

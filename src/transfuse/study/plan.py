@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,7 +16,7 @@ from transfuse.specs.salvage import ANY, readable_networks, readable_part
 from transfuse.study.analyses import PlannedAnalysis, plan_analyses
 from transfuse.study.analysis_problems import analysis_problems
 from transfuse.study.data_sizes import look_at_sizes
-from transfuse.study.expand import PlannedRun, expand
+from transfuse.study.expand import PlannedRun
 from transfuse.study.leaks import leak_notes, leak_problems
 from transfuse.study.meaning import l2_sp_problems
 from transfuse.study.notes import setting_notes
@@ -27,27 +27,22 @@ from transfuse.study.problems import (
     name_problems,
     training_problems,
 )
+from transfuse.study.rounds import Round, known_runs, next_round
 from transfuse.study.run import CHECKPOINT
+from transfuse.study.run_counts import counts
+from transfuse.study.search import with_analysis
 from transfuse.study.snapshots import has_snapshots
 from transfuse.study.sources import (
     block_names,
-    fingerprint,
-    network_sha256,
     normalisation_note,
     open_data,
     source_normalisation_note,
     split_data,
-    weights_sha256,
 )
 from transfuse.study.sweeps import Unfolded, unfold
-from transfuse.study.tuning import choices, tuned
 
 if TYPE_CHECKING:
     from transfuse.data import Split
-
-
-Round = Callable[[Store], list[PlannedRun]]
-"""The runs of a study that are known once those in a store have ended; asked again until it names no new ones."""
 
 
 class Plan(NamedTuple):
@@ -60,7 +55,7 @@ class Plan(NamedTuple):
 
 def plan(study: StudySpec) -> list[PlannedRun]:
     """Every run of the study, resolved; opens the data sets and hashes the weights."""
-    return expand(unfold(study, block_names(study.data)), fingerprint, weights_sha256, network_sha256)
+    return known_runs(with_analysis(unfold(study, block_names(study.data))))
 
 
 def write_plan(
@@ -245,7 +240,7 @@ def check(study: StudySpec, where: str = "", device: str = "auto") -> Checked:
     if study.data in splits:
         unfolding = []
         try:
-            unfolded = unfold(study, block_names(study.data))
+            unfolded = with_analysis(unfold(study, block_names(study.data)))
             problems += l2_sp_problems(unfolded)
         except TransfuseError as error:
             unfolding = [str(error)]
@@ -272,8 +267,9 @@ def check(study: StudySpec, where: str = "", device: str = "auto") -> Checked:
         lines += [f"note: {note}" for note in dict.fromkeys(notes) if note]
     if problems:
         raise SpecError(list(dict.fromkeys(problems)), where)
-    runs = expand(unfolded, fingerprint, weights_sha256, network_sha256)
-    lines.append(_counts(unfolded, runs))
+    runs = known_runs(unfolded)
+    lines.append(counts(unfolded, runs))
+    study = unfolded.study
     if study.analyses:
         planned = plan_analyses(unfolded.study, runs)
         idle = sorted(set(range(len(study.analyses))) - {job.place for job in planned})
@@ -290,7 +286,7 @@ def check(study: StudySpec, where: str = "", device: str = "auto") -> Checked:
             f"{jobs.total()} {'analysis' if jobs.total() == 1 else 'analyses'}: "
             + ", ".join(f"{count} {what}" for what, count in jobs.items())
         )
-    return Checked(unfolded.study, runs, tuple(lines), partial(_round, unfolded))
+    return Checked(unfolded.study, runs, tuple(lines), partial(next_round, unfolded))
 
 
 def all_mistakes(error: SpecError, content: Mapping[str, Any], device: str = "auto") -> SpecError:
@@ -321,44 +317,3 @@ _NOTHING = (
     "no network of the study is meant by it; between: seeds needs two seeds, arms needs two arms, and arms, models and "
     "seeds leave out all others"
 )
-
-
-def _round(unfolded: Unfolded, store: Store) -> list[PlannedRun]:
-    """The runs of a study as far as they are known: arms that are tuned, once all of their trials have ended."""
-    runs = expand(unfolded, fingerprint, weights_sha256, network_sha256)
-    if tuned(unfolded.study) is None:
-        return runs
-    rates = {(one.model, one.arm): one.rate for one in choices((run.row() for run in runs), store)}
-    return expand(unfolded, fingerprint, weights_sha256, network_sha256, rates)
-
-
-def _counts(unfolded: Unfolded, runs: list[PlannedRun]) -> str:
-    """How many runs there will be."""
-    study, roles = unfolded.study, Counter(run.role for run in runs)
-    arms, seeds = sum(map(len, unfolded.arms.values())), _count(len(study.seed_list), "seed")
-    text = f"{_count(arms * len(study.seed_list), 'run')} ({_arms(unfolded)} x {seeds})"
-    if study.train_fractions:
-        fewer = arms * len(study.seed_list) * len(study.smaller_data)
-        text += f", {_count(fewer, 'run')} on fewer patients ({_count(len(study.smaller_data), 'size')} below 1)"
-    if roles["source"]:
-        text += f" and {_count(roles['source'], 'source run')}"
-    grid = tuned(study)
-    if grid is not None:
-        tried = len({(run.model, run.arm) for run in runs if run.role == "trial"})
-        text += (
-            f", after {_count(roles['trial'], 'trial run')} ({_count(tried, 'arm')} x {len(grid.learning_rates)} "
-            f"learning rates x {_count(grid.seeds, 'seed')}); the trials at the chosen rates count as runs"
-        )
-    distinct = len({run.run_id for run in runs})
-    return text + (f"; {distinct} different ones" if distinct < len(runs) else "")
-
-
-def _arms(unfolded: Unfolded) -> str:
-    counts = {label: len(arms) for label, arms in unfolded.arms.items()}
-    if len(set(counts.values())) == 1:
-        return f"{_count(len(counts), 'network')} x {_count(next(iter(counts.values())), 'arm')}"
-    return "(" + " + ".join(f"{_count(count, 'arm')} of {label}" for label, count in counts.items()) + ")"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"

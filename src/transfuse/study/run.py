@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from transfuse.errors import DataError, SpecError
-from transfuse.results.store import RunRecord, Store, write_json, write_table, write_weights
+from transfuse.results.store import RunRecord, Store, replacing, write_json, write_table, write_weights
 from transfuse.study.attempt import attempt
 from transfuse.study.events import Started, Tell, Validated
 from transfuse.study.expand import PlannedRun
@@ -89,6 +90,8 @@ def _do(run: PlannedRun, store: Store, device: str, tell: Tell) -> RunRecord:
     if spec.init.lora is not None:
         add_lora_(model, blocks, rank=spec.init.lora, seed=spec.seed)
     steps_kept = snapshot_steps(spec.train.snapshots, total_steps(spec, split))
+    if run.continues is not None:
+        _go_on_from(store, run.continues, folder)
     again = (folder / "checkpoints" / CHECKPOINT).exists()
     tell(Started(run.run_id, run.title, total_steps(spec, split), again))
     model.to(choose_device(device))
@@ -145,8 +148,21 @@ def _do(run: PlannedRun, store: Store, device: str, tell: Tell) -> RunRecord:
         transfer=tuple(network.transfer.rows()),
     )
     record = store.finish(record, outputs)
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    if run.role != "search":  # a longer training may go on from it
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return record
+
+
+def _go_on_from(store: Store, shorter: str, folder: Path) -> None:
+    """Begin with the checkpoint of a shorter run of the same training, if it is there and this one has none yet."""
+    theirs, ours = store.run_folder(shorter) / "checkpoints", folder / "checkpoints"
+    if (ours / CHECKPOINT).exists() or not (theirs / CHECKPOINT).exists():
+        return
+    ours.mkdir(exist_ok=True)
+    for name in sorted(os.listdir(theirs), key=lambda name: name == CHECKPOINT):  # what the others belong to comes last
+        if not name.startswith("."):
+            with replacing(ours / name) as temporary:
+                shutil.copyfile(theirs / name, temporary)
 
 
 def _weight_notes(network: Network, spec: RunSpec, dataset: Dataset, store: Store) -> list[str]:

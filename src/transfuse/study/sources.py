@@ -5,18 +5,22 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections import Counter
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from transfuse.errors import StoreError, TransferError
+from transfuse.errors import BlocksError, StoreError, TransferError
 from transfuse.results.store import Store
 from transfuse.specs import DataSpec, ModelSpec, RunSpec
 from transfuse.study.network import Images
 from transfuse.study.sweeps import BlockName, BlockNames
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from transfuse.data import Dataset, Split
+    from transfuse.models import Blocks
     from transfuse.models.weights import Weights, WeightsFile
 
 _OPEN = tuple(
@@ -76,9 +80,38 @@ def block_names(data: DataSpec) -> BlockNames:
         for name in network.state_dict():
             if (owner := blocks.owner(name)) in roles:
                 roles[owner].add(role_of(modules[name.rpartition(".")[0]], name))
-        return tuple(BlockName(one.name, one.cut, one.stays, frozenset(roles[one.name])) for one in blocks)
+        ends = _ends_of_stages(network, blocks)
+        return tuple(
+            BlockName(one.name, one.cut, one.stays, frozenset(roles[one.name]), ends.get(place))
+            for place, one in enumerate(blocks, 1)
+        )
 
     return found
+
+
+def _ends_of_stages(network: nn.Module, blocks: Blocks) -> dict[int, int]:
+    """The number of the stage that ends after so many blocks, where one does."""
+    from transfuse.models import blocks_of
+
+    try:
+        stages = blocks_of(network, "stage")
+    except BlocksError:  # a network that is known at another level only
+        return {}
+    numbers = {stage.name: number for number, stage in enumerate(stages, 1)}
+    owned: dict[str, list[int]] = {}  # of each block, the stages of its entries
+    left = Counter[int]()
+    for key in network.state_dict():
+        stage = numbers.get(stages.owner(key), 0)
+        owned.setdefault(blocks.owner(key), []).append(stage)
+        left[stage] += 1
+    ends = {}
+    for place, block in enumerate(blocks, 1):
+        for stage in owned.get(block.name, ()):
+            left[stage] -= 1
+        reached = max(owned.get(block.name, [0]))
+        if reached and not any(left[stage] for stage in range(1, reached + 1)):
+            ends[place] = reached
+    return ends
 
 
 @cache

@@ -18,12 +18,14 @@ class BlockName(NamedTuple):
         cut: whether the network may be cut after it.
         stays: whether a network cut below keeps it.
         roles: what it holds (see `transfuse.inits.roles`); None if that is not known.
+        stage: the number of the stage that ends with it, from 1; None inside of a stage.
     """
 
     name: str
     cut: bool
     stays: bool = False
     roles: frozenset[str] | None = None
+    stage: int | None = None
 
 
 BlockNames = Callable[[ModelSpec, str], tuple[BlockName, ...]]

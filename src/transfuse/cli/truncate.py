@@ -1,0 +1,81 @@
+"""What `transfuse truncate` searches, and the network that it hands over."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from transfuse.cli.text import say
+from transfuse.errors import SpecError, nearest
+from transfuse.results.cut_search import Search
+from transfuse.results.store import Store
+from transfuse.specs import StudySpec, load_study
+from transfuse.specs.arm import Level
+from transfuse.specs.search import STRATEGIES
+from transfuse.study.plan import Plan
+from transfuse.study.truncation import smallest_run, study_of_run, truncation_study
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+SMALLEST = "smallest"
+
+
+def meant(
+    source: str,
+    overrides: Sequence[str],
+    store: Store,
+    *,
+    strategy: str | None,
+    margin: float | None,
+    arm: str | None,
+    level: str | None,
+) -> StudySpec:
+    """The study that searches: from the file of another, or from one of its runs.
+
+    Raises:
+        SpecError: no such file or run, or settings that cannot be meant.
+    """
+    for name, value, choices in (("--strategy", strategy, STRATEGIES), ("--level", level, get_args(Level))):
+        if value is not None and value not in choices:
+            raise SpecError(f"{name} is {value!r}; {nearest(value, choices)}")
+    if margin is not None and not margin > 0:
+        raise SpecError(f"--margin is {margin:g}; expected a positive loss in the study's metric, such as 0.01")
+    settings: dict[str, Any] = {"strategy": strategy, "margin": margin, "level": level}
+    if Path(source).exists():
+        return truncation_study(load_study(source, overrides), arm=arm, **settings)
+    known = sorted(path.name for path in (store.root / "runs").glob("*") if path.is_dir())
+    found = [name for name in known if name.startswith(source)]
+    if len(found) != 1:
+        which = f"{len(found)} runs in {str(store.root)!r} begin so" if found else nearest(source, known)
+        raise SpecError(f"{source!r} is no study file and no one run: {which}")
+    if overrides:
+        raise SpecError(
+            f"{' '.join(overrides)}: a run's study is taken as it was; name its file, with the changes, instead"
+        )
+    study, own = study_of_run(store, found[0])
+    return truncation_study(study, arm=arm or own, **settings)
+
+
+def export_smallest(
+    console: Console, store: Store, plan: Plan, searches: Sequence[Search], to: Path | None, licence: str | None
+) -> None:
+    """Write the smallest network that is shown to be as good, for each network of the study, and say where."""
+    from transfuse.results.export import export
+    from transfuse.study.program import write_program
+
+    for search in searches:
+        run = smallest_run(store, plan, search)
+        if run is None:
+            say(console, f"No network of {search.model} to hand over: the search has not ended.", style="yellow")
+            continue
+        if to is None:  # derived, as the report is: what an earlier start chose is replaced
+            shutil.rmtree(store.study_folder(plan.study.name) / SMALLEST / search.model, ignore_errors=True)
+        folder = (to or store.study_folder(plan.study.name) / SMALLEST) / search.model
+        written = [*export(store.run_folder(run), folder, licence=licence), write_program(store, run, folder)]
+        assert search.verdict is not None
+        say(console, f"\nThe network to use, {search.verdict.smallest} (run {run}):", style="bold")
+        for path in written:
+            say(console, f"  {path}", soft_wrap=True)

@@ -1,0 +1,58 @@
+"""A study round by round: the runs that can be named now, from what has ended so far."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+from transfuse.results.store import Store
+from transfuse.specs import TrainSpec
+from transfuse.study.expand import PlannedRun, Planner, Searched, expand
+from transfuse.study.search import Lengths, searched
+from transfuse.study.search import choices as cuts_chosen
+from transfuse.study.search_file import write_search
+from transfuse.study.sources import fingerprint, network_sha256, open_data, split_data, weights_sha256
+from transfuse.study.sweeps import Unfolded
+from transfuse.study.tuning import Rates, choices, tuned
+
+Round = Callable[[Store], list[PlannedRun]]
+"""The runs of a study that are known once those in a store have ended; asked again until it names no new ones."""
+
+
+def next_round(unfolded: Unfolded, store: Store) -> list[PlannedRun]:
+    """The runs of a study as far as they are known: arms that are tuned, and cuts that are chosen, once they can be."""
+    runs = known_runs(unfolded, store)
+    if tuned(unfolded.study) is None:
+        return runs
+    rates = {(one.model, one.arm): one.rate for one in choices((run.row() for run in runs), store)}
+    return known_runs(unfolded, store, rates)
+
+
+def known_runs(unfolded: Unfolded, store: Store | None = None, rates: Rates | None = None) -> list[PlannedRun]:
+    """The runs of a study that are known at these learning rates; without a store, those of its beginning.
+
+    How far a search is, is written down for the report.
+    """
+    study = unfolded.study
+
+    def search(planner: Planner) -> Mapping[str, Searched]:
+        split = split_data(study.data, open_data(study.data))
+        found = cuts_chosen(unfolded, planner, store, lengths_of(study.train, len(split.train)))
+        if store is not None:
+            write_search(store, unfolded, found, split)
+        return searched(found, unfolded)
+
+    given = None if study.search is None else search
+    return expand(unfolded, fingerprint, weights_sha256, network_sha256, rates, given)
+
+
+def lengths_of(train: TrainSpec, images: int) -> Lengths:
+    """How long a training on so many images is.
+
+    >>> lengths_of(TrainSpec(epochs=3, batch_size=32, validate_every=0.5), 100)
+    Lengths(steps=12, period=2.0)
+    """
+    an_epoch = math.ceil(images / train.batch_size)
+    steps = train.steps if train.steps is not None else max(1, round((train.epochs or 0) * an_epoch))
+    every = train.validate_every
+    return Lengths(steps, float(every if isinstance(every, int) else every * an_epoch))

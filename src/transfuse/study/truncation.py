@@ -1,0 +1,223 @@
+"""The smallest network that is as good, from a study or from one of its runs: a study of its own that searches it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from transfuse.errors import SpecError, StoreError, nearest
+from transfuse.metrics import METRICS
+from transfuse.results.cut_search import Search
+from transfuse.results.network_sizes import Sizes
+from transfuse.results.store import Store
+from transfuse.specs import InitSpec, SearchSpec, SourceSpec, StudySpec
+from transfuse.specs.arm import EVERY, Level
+from transfuse.specs.search import Strategy
+from transfuse.study.carry_out import carry_out
+from transfuse.study.conclude import Conclusion, conclude
+from transfuse.study.events import Event
+from transfuse.study.plan import Plan, check, read_plan
+
+WHOLE, CUT = "whole", "truncated"
+"""Names of the arms: the network with a new head, and cut after each block."""
+
+
+class Truncation(NamedTuple):
+    """What `search_truncation` gives.
+
+    Attributes:
+        search: what was looked at, chosen, and found on the test part; what it cost.
+        sizes: every arm that was compared, by parameters, MACs and (with `latency`) measured latency: the Pareto front.
+        run_id: the training to use: of the smallest network that is shown to be as good, the seed with the best
+            validation value; None where nothing has finished.
+        conclusion: all else that a report shows.
+        plan: the study that was carried out.
+    """
+
+    search: Search
+    sizes: Sizes | None
+    run_id: str | None
+    conclusion: Conclusion
+    plan: Plan
+
+
+def search_truncation(
+    study: StudySpec,
+    *,
+    strategy: Strategy | None = None,
+    margin: float | None = None,
+    arm: str | None = None,
+    level: Level | None = None,
+    out: str | Path = "transfuse-out",
+    workers: int = 1,
+    device: str = "auto",
+) -> list[Truncation]:
+    """Search the smallest network that is as good as the best cut of it (P; TTL), and train it.
+
+    Every strategy ends in the same way: the cut with the best validation value, the smallest that is little worse, and
+    the whole network are trained with all seeds of the study and compared on the test part by patients and seeds. What
+    is on disk already is not done again.
+
+    Args:
+        study: its data, networks, training, seeds, metric and margin; see `truncation_study` for its arms.
+        strategy: of `SearchSpec`; None: the study's own, else `halving`.
+        margin: the loss in the metric that does not matter; None: the study's.
+        arm: which arm is cut; None: see `truncation_study`.
+        level: how finely it is cut; None: see `truncation_study`.
+        out: the folder of all results.
+        workers: processes.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+
+    Returns:
+        One result for each network of the study.
+
+    Raises:
+        SpecError: everything that is wrong with the study, at once.
+        StoreError: the folder cannot be written.
+
+    ::
+
+        found, = tfu.search_truncation(load_study("studies/pneumonia.yaml", ["arms={full: {depth: all}}"]), margin=0.01)
+        found.search.verdict.smallest, found.search.share_of_exhaustive
+    """
+    derived = truncation_study(study, strategy=strategy, margin=margin, arm=arm, level=level)
+    checked = check(derived, device=device)
+    store = Store(out)
+    outcome = carry_out(checked.study, checked.round, store, show=_silent, workers=workers, device=device)
+    found = conclude(store, outcome.plan)
+    plan, sizes = outcome.plan, found.network_sizes
+    return [Truncation(one, sizes, smallest_run(store, plan, one), found, plan) for one in found.searches]
+
+
+def truncation_study(
+    study: StudySpec,
+    *,
+    strategy: Strategy | None = None,
+    margin: float | None = None,
+    arm: str | None = None,
+    level: Level | None = None,
+) -> StudySpec:
+    """The study that searches the cuts of an arm of another one.
+
+    A study that has a `search` is taken as it is. Of another, the arm that says `truncate: every` is searched; else the
+    named one, or the only one that transfers all blocks (`depth: all`), is cut after every block, and compared with
+    itself, whole: other arms, pairs, sources that nothing starts from and analyses are left out. Without a `level` it
+    is cut at every `block`, where its own level decides nothing else.
+
+    Raises:
+        SpecError: no arm, or several, that could be meant; one that is cut already.
+    """
+    if margin is not None:
+        study = replace(study, margin=margin)
+    if study.search is not None and arm is None:
+        spec = study.search if strategy is None else replace(_bare(study.search), strategy=strategy)
+        return replace(study, search=spec)
+    name = arm or _meant(study)
+    if name not in study.arms:
+        raise SpecError(f"there is no arm {name!r} to cut; {nearest(name, study.arms)}")
+    init = study.arms[name]
+    if init.truncate not in (None, EVERY, "all"):
+        raise SpecError(f"the arm {name!r} is cut already (truncate: {init.truncate}); name the arm that is whole")
+    if set(init.sweeps) - {"truncate"} or init.slim is not None:
+        what = "slim" if init.slim is not None else next(field for field in init.sweeps if field != "truncate")
+        raise SpecError(f"the arm {name!r} says {what} too; one that is searched for its cut says truncate alone")
+    free = init.depth in (0, "all") and init.freeze in (0, "all") and init.truncate != EVERY and not init.tune
+    init = replace(init, level=level or ("block" if free and init.level == "stage" else init.level), head="fresh")
+    arms = {WHOLE: replace(init, truncate="all"), CUT: replace(init, truncate=EVERY)}
+    tune = study.tune if init.learning_rate is not None else "none"
+    models = study.models
+    if not init.uses_weights:
+        models = {label: replace(model, weights=None) for label, model in models.items()}
+    return replace(
+        study,
+        name=f"{study.name}-truncated",
+        models=models,
+        title="",
+        question="",
+        arms=arms,
+        baseline=WHOLE,
+        pairs=(),
+        analyses=(),
+        sources=_needed(study, init),
+        train_fractions=(),
+        tune=tune,
+        search=SearchSpec(arm=CUT, strategy=strategy or "halving"),
+    )
+
+
+def _bare(search: SearchSpec) -> SearchSpec:
+    """A search without what goes with its strategy alone."""
+    return SearchSpec(arm=search.arm, metric=search.metric, slack=search.slack, seeds=search.seeds)
+
+
+def _meant(study: StudySpec) -> str:
+    """The arm to cut, where none was named."""
+    swept = [name for name, init in study.arms.items() if "truncate" in init.sweeps]
+    whole = [name for name, init in study.arms.items() if init.depth == "all" and not init.sweeps and init.freeze == 0]
+    for found in (swept, whole, list(study.arms)):
+        if len(found) == 1:
+            return found[0]
+        if found:
+            break
+    known = ", ".join(map(repr, study.arms))
+    raise SpecError(f"which arm is to be cut? None says truncate: every, or alone depth: all; name one: {known}")
+
+
+def _needed(study: StudySpec, init: InitSpec) -> dict[str, SourceSpec]:
+    """The sources that an arm starts from, and theirs."""
+    asked = [init.weights or model.weights for model in study.models.values()] if init.uses_weights else []
+    found = set()
+    while asked:
+        name = (asked.pop() or "").removeprefix("run:")
+        if name in study.sources and name not in found:
+            found.add(name)
+            source = study.sources[name]
+            asked += [source.init.weights, source.model.weights if source.model is not None else None]
+    return {name: source for name, source in study.sources.items() if name in found}
+
+
+def study_of_run(store: Store, run: str) -> tuple[StudySpec, str]:
+    """The study that a run is part of, with its network alone, and the run's arm.
+
+    Args:
+        store: where it is.
+        run: its id.
+
+    Raises:
+        StoreError: no study has an arm with this run.
+    """
+    for name in store.studies():
+        plan = read_plan(store, name)
+        for row in plan.rows:
+            if row["run_id"] == run and row["role"] == "arm":
+                models = {row["model"]: plan.study.models[row["model"]]}
+                return replace(plan.study, models=models), str(row["arm"])
+    raise StoreError(f"no study in {str(store.root)!r} has an arm with the run {run}; name the study's file instead")
+
+
+def smallest_run(store: Store, plan: Plan, search: Search) -> str | None:
+    """Of the smallest network that is shown to be as good, the training with the best validation value."""
+    if search.verdict is None:
+        return None
+    best: tuple[float, str] | None = None
+    for row in plan.rows:
+        if (row["model"], row["arm"], row["role"]) != (search.model, search.verdict.smallest, "arm"):
+            continue
+        record = store.record(row["run_id"])
+        if record is None or record.status != "finished":
+            continue
+        monitor = str(record.facts.get("monitor"))
+        sign = 1 if monitor in METRICS and METRICS[monitor].higher_is_better else -1
+        value = record.facts.get("best_value")
+        judged = -math.inf if value is None else sign * float(value)
+        if best is None or judged > best[0]:
+            best = judged, row["run_id"]
+    return None if best is None else best[1]
+
+
+def _silent(total: int, done: int, workers: int) -> nullcontext[Callable[[Event], None]]:
+    return nullcontext(lambda event: None)

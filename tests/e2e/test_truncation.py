@@ -1,0 +1,160 @@
+"""The smallest network that is as good, as a person asks for it: from a study file, from a run, and in Python."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import transfuse as tfu
+from transfuse.errors import SpecError
+from transfuse.results.cut_search import read_search
+from transfuse.results.store import Store
+from transfuse.specs import load_study
+from transfuse.study.plan import read_plan
+from transfuse.study.truncation import CUT, WHOLE, study_of_run, truncation_study
+
+Study = Callable[..., Path]
+LENGTH = "{steps: 12, batch_size: 16, validate_every: 2}"
+
+
+def transfuse(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "error", "-c", "from transfuse.cli import main; main()", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def plain_file(study_file: Study) -> Path:
+    """A study of random weights alone: nothing to cut in but the network."""
+    return study_file(
+        models="{net: {name: cbr_demo, padding: same_pool}}",
+        arms="{random: {}}",
+        pairs="[]",
+        sources="{}",
+        train=LENGTH,
+    )
+
+
+@pytest.mark.slow
+def test_search_export_and_run_without_this_package(tmp_path: Path, plain_file: Path) -> None:
+    done = transfuse("truncate", plain_file, "--margin", 0.3, "--workers", 1, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "successive halving" in done.stdout
+    store = Store(tmp_path / "transfuse-out")
+    (found,) = read_search(store.study_folder("spots-truncated"))
+    assert found.cuts == ("truncated@layer1", "truncated@layer2", "truncated@layer3", WHOLE)
+    assert found.best in found.cuts
+    assert 0 < found.share_of_exhaustive < 1
+
+    rows = read_plan(store, "spots-truncated").rows
+    searched = [row for row in rows if row["role"] == "search"]
+    assert sorted(row["asked_steps"] for row in searched if row["asked_steps"] != 12) == [2, 2, 2, 2, 4, 4]
+    assert not list((store.root / "runs").glob("*/checkpoints"))
+
+    folder = store.study_folder("spots-truncated") / "smallest" / "net"
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "How to run it without transfuse" in card
+    script = (
+        "import json, sys, torch\n"
+        "network = torch.export.load('network.pt2').module()\n"
+        "images = torch.linspace(0, 1, 3 * 1 * 16 * 16).reshape(3, 1, 16, 16)\n"
+        "print(json.dumps([network(images).tolist(), 'transfuse' in sys.modules, 'timm' in sys.modules]))"
+    )
+    alone = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, check=False)
+    assert alone.returncode == 0, alone.stderr
+    probabilities, *loaded = json.loads(alone.stdout)
+    assert loaded == [False, False]
+    assert np.allclose(np.sum(probabilities, axis=1), 1)
+
+    again = transfuse("truncate", plain_file, "--margin", 0.3, "--workers", 1, cwd=tmp_path)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "  start   " not in again.stdout
+
+    of_run = next(row["run_id"] for row in rows if row["arm"] == WHOLE and row["role"] == "arm")
+    study, arm = study_of_run(store, of_run)
+    assert arm == WHOLE
+    assert truncation_study(study, arm=arm).arms[CUT].truncate == "every"
+    held = transfuse("truncate", plain_file, "--to", folder.parent, cwd=tmp_path)
+    assert held.returncode == 2
+    assert "already holds" in held.stderr
+
+
+@pytest.mark.slow
+def test_a_rung_goes_on_from_the_one_below_as_if_it_had_never_stopped(tmp_path: Path, plain_file: Path) -> None:
+    study = load_study(plain_file, ["seeds=1"])
+    (halved,) = tfu.search_truncation(study, strategy="halving", out=tmp_path / "halved")
+    (every,) = tfu.search_truncation(study, strategy="exhaustive", out=tmp_path / "every")
+    assert halved.search.best is not None
+    ours, theirs = Store(tmp_path / "halved"), Store(tmp_path / "every")
+    shared = [
+        row["run_id"]
+        for row in halved.plan.rows
+        if row["role"] == "search" and row["asked_steps"] == 12 and theirs.record(row["run_id"]) is not None
+    ]
+    assert shared
+    for run in shared:
+        one, other = ours.predictions(run), theirs.predictions(run)
+        np.testing.assert_array_equal(np.stack(one["scores"]), np.stack(other["scores"]))
+        ends = [store.history(run).drop(columns="seconds") for store in (ours, theirs)]
+        assert ends[0].equals(ends[1])
+    assert every.search.share_of_exhaustive == 1
+    assert math.isfinite(every.search.macs)
+    assert halved.search.macs < every.search.macs == pytest.approx(halved.search.macs_exhaustive, rel=1)
+
+
+def test_what_can_be_cut(study_file: Study) -> None:
+    study = load_study(study_file())
+    derived = truncation_study(study, margin=0.01)
+    assert derived.name == "spots-truncated"
+    assert (derived.arms[WHOLE].depth, derived.arms[WHOLE].truncate) == ("all", "all")
+    assert derived.arms[CUT].truncate == "every"
+    assert derived.arms[CUT].level == "block"
+    assert (derived.baseline, derived.margin, derived.pairs) == (WHOLE, 0.01, ())
+    assert set(derived.sources) == {"earlier"}
+    assert truncation_study(study, arm="random", level="stage").sources == {}
+    assert truncation_study(study, level="stage").arms[CUT].level == "stage"
+    own = truncation_study(derived, strategy="two_stage", margin=0.05)
+    assert own.search is not None
+    assert (own.search.strategy, own.margin, own.name) == ("two_stage", 0.05, "spots-truncated")
+
+
+@pytest.mark.parametrize(
+    ("arms", "settings", "message"),
+    [
+        (
+            "{random: {}, pretrained: {depth: all}}",
+            {"arm": "pretraned"},
+            "no arm 'pretraned' to cut; did you mean 'pret",
+        ),
+        ("{random: {}, short: {truncate: layer2}}", {"arm": "short"}, r"is cut already \(truncate: layer2\)"),
+        ("{random: {}, thin: {slim: layer2}}", {"arm": "thin"}, "says slim too; one that is searched for its cut"),
+        ("{random: {}, some: {depth: every}}", {"arm": "some"}, "says depth too"),
+        ("{random: {}, other: {}}", {}, "which arm is to be cut"),
+    ],
+)
+def test_what_cannot_be_cut_is_named(study_file: Study, arms: str, settings: dict[str, str], message: str) -> None:
+    models = '{net: {name: cbr_demo, padding: same_pool, weights: "run:earlier"}}'
+    study = load_study(study_file(arms=arms, pairs="[]", models=models))
+    with pytest.raises(SpecError, match=message):
+        truncation_study(study, **settings)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing.yaml"], "'nothing.yaml' is no study file and no one run"),
+        (["{study}", "--strategy", "halfing"], "--strategy is 'halfing'; did you mean 'halving'"),
+        (["{study}", "--level", "blocks"], "--level is 'blocks'; did you mean 'block'"),
+        (["{study}", "--margin", "0"], "--margin is 0; expected a positive loss"),
+    ],
+)
+def test_the_command_answers_mistakes(plain_file: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
+    done = transfuse("truncate", *(one.format(study=plain_file) for one in arguments), cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in " ".join(done.stderr.split())
