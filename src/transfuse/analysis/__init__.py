@@ -8,6 +8,7 @@ from transfuse.analysis.cca_patches import PatchSimilarity, cca_patches
 from transfuse.analysis.chance import independent_level, random_coefficients
 from transfuse.analysis.cka import cka
 from transfuse.analysis.cka_matrix import cka_matrix
+from transfuse.analysis.cut_overlap import CutOverlap, OverlapSearch, overlap_cut
 from transfuse.analysis.cut_ranking import CutRanking, CutScore, rank_cuts
 from transfuse.analysis.filters import FirstLayer, filter_grid, first_layer, first_layer_filters
 from transfuse.analysis.frechet import Frechet, frechet_between, frechet_distance
@@ -30,6 +31,7 @@ from transfuse.analysis.weights import Histogram, l2_distance, weight_histogram
 __all__ = [
     "ActivationMaps",
     "AttendedDistance",
+    "CutOverlap",
     "CutRanking",
     "CutScore",
     "FirstLayer",
@@ -40,6 +42,7 @@ __all__ = [
     "Maximised",
     "MinibatchCKA",
     "Moments",
+    "OverlapSearch",
     "PatchSimilarity",
     "PatientFolds",
     "Probe",
@@ -69,6 +72,7 @@ __all__ = [
     "mass_inside",
     "maximise",
     "mean_attended_distance",
+    "overlap_cut",
     "patient_folds",
     "probe",
     "procrustes",
