@@ -326,3 +326,26 @@ def test_layerwise_messages() -> None:
         knn_by_block(model, good, good, ["0"])
     assert [re.match(r"k is 200 and the bank has 8", str(w.message)) is not None for w in told] == [True]
     assert told[0].filename == __file__
+
+
+def test_nobody_votes_on_the_own_patient() -> None:
+    patients = RNG.integers(0, 60, 300)
+    scores = knn_scores(BANK, BANK, LABELS, 9, patients=(patients, patients))
+    for row in range(0, 300, 23):
+        others = patients != patients[row]
+        alone = knn_scores(BANK[row : row + 1], BANK[others], LABELS[others], 9, classes=4)
+        np.testing.assert_allclose(scores[row], alone[0], atol=1e-12)
+    many = knn_scores(BANK, BANK, MANY, 9, vote="majority", patients=(patients, patients), chunk=7)
+    others = patients != patients[5]
+    np.testing.assert_allclose(many[5], knn_scores(BANK[5:6], BANK[others], MANY[others], 9, vote="majority")[0])
+
+
+def test_own_patients_need_others() -> None:
+    own = np.zeros(300)
+    with pytest.raises(AnalysisError, match="all 300 samples of the bank are of one patient"):
+        knn_scores(BANK, BANK, LABELS, 9, patients=(own, own))
+    with pytest.raises(AnalysisError, match=r"expected two arrays, \(40,\) of the queries and \(300,\) of the bank"):
+        knn_scores(QUERIES, BANK, LABELS, 9, patients=(own, own))
+    own[:100] = 1
+    with pytest.warns(AnalysisWarning, match="k is 200"):
+        knn_scores(BANK, BANK, LABELS, 200, patients=(own, own))

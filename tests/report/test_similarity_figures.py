@@ -325,6 +325,15 @@ def test_boxes_of_coefficients_that_are_all_one_are_lines_in_their_colour() -> N
     assert rows == {"features": LIGHT[1], "other": PAPER_INK.page}
 
 
+def test_the_chosen_cut_is_marked_in_the_boxes() -> None:
+    frame = pd.DataFrame({"block": ["a", "b", "a", "b"], "kind": "features", "value": [0.1, 0.2, 0.3, 0.4]})
+    titles = drawn(figures.coefficients_box(frame, chosen="b"))[1]
+    assert [title for title in titles if "cut" in title] == ["the network is cut above b"]
+    assert not any("cut" in title for title in drawn(figures.coefficients_box(frame))[1])
+    with pytest.raises(DataError, match="chosen is 'c', which has no coefficients"):
+        figures.coefficients_box(frame, chosen="c")
+
+
 def test_a_legend_of_long_names_has_several_rows() -> None:
     kinds = [f"random and pretrained, start {place}" for place in range(4)]
     frame = pd.DataFrame({"block": "a", "kind": kinds, "value": [0.1, 0.2, 0.3, 0.4]})

@@ -8,15 +8,19 @@ from transfuse.analysis.cca_patches import PatchSimilarity, cca_patches
 from transfuse.analysis.chance import independent_level, random_coefficients
 from transfuse.analysis.cka import cka
 from transfuse.analysis.cka_matrix import cka_matrix
+from transfuse.analysis.cut_overlap import CutOverlap, OverlapSearch, overlap_cut
+from transfuse.analysis.cut_ranking import CutRanking, CutScore, rank_cuts
 from transfuse.analysis.filters import FirstLayer, filter_grid, first_layer, first_layer_filters
 from transfuse.analysis.frechet import Frechet, frechet_between, frechet_distance
 from transfuse.analysis.gradcam import MassInside, gradcam, gradcam_block, mass_inside
 from transfuse.analysis.knn import knn_scores
 from transfuse.analysis.layerwise_knn import KnnByBlock, knn_by_block
+from transfuse.analysis.logme import logme
 from transfuse.analysis.maps import ActivationMaps, activation_maps
 from transfuse.analysis.maximise import Maximised, maximise
 from transfuse.analysis.minibatch_cka import MinibatchCKA
 from transfuse.analysis.moments import Moments
+from transfuse.analysis.probe import PatientFolds, Probe, patient_folds, probe
 from transfuse.analysis.procrustes import procrustes
 from transfuse.analysis.reinitialise import Robustness, put_back, reinitialise, reinitialise_score
 from transfuse.analysis.similarity import Similarity, SimilarityMatrix
@@ -27,6 +31,9 @@ from transfuse.analysis.weights import Histogram, l2_distance, weight_histogram
 __all__ = [
     "ActivationMaps",
     "AttendedDistance",
+    "CutOverlap",
+    "CutRanking",
+    "CutScore",
     "FirstLayer",
     "Frechet",
     "Histogram",
@@ -35,7 +42,10 @@ __all__ = [
     "Maximised",
     "MinibatchCKA",
     "Moments",
+    "OverlapSearch",
     "PatchSimilarity",
+    "PatientFolds",
+    "Probe",
     "Robustness",
     "Similarity",
     "SimilarityMatrix",
@@ -58,13 +68,18 @@ __all__ = [
     "knn_by_block",
     "knn_scores",
     "l2_distance",
+    "logme",
     "mass_inside",
     "maximise",
     "mean_attended_distance",
+    "overlap_cut",
+    "patient_folds",
+    "probe",
     "procrustes",
     "put_back",
     "pwcca",
     "random_coefficients",
+    "rank_cuts",
     "reinitialise",
     "reinitialise_score",
     "svcca",

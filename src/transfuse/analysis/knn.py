@@ -32,6 +32,7 @@ def knn_scores(
     vote: str = "weighted",
     classes: int | None = None,
     chunk: int | None = None,
+    patients: tuple[ArrayLike, ArrayLike] | None = None,
 ) -> np.ndarray:
     """Class scores of queries by their k nearest neighbours in a bank, in cosine similarity.
 
@@ -54,13 +55,15 @@ def knn_scores(
         vote: "weighted" (default), or "majority": every neighbour counts 1, which is how the paper's text reads.
         classes: C of class indices; default: the largest index and one more.
         chunk: queries at once; default: as many as make 64 MB of similarities.
+        patients: whose each query `(Q,)` and each point of the bank `(M,)` is: nobody votes on the own patient, so a
+            bank may be asked about itself. k is at most what the bank has of other patients than the largest.
 
     Returns:
         `(Q, C)` float64 in [0, 1]; rows of class indices sum to 1.
 
     Raises:
         AnalysisError: shapes that do not fit; NaN, infinite or zero vectors; labels that cannot be meant; a class
-            that none of a query's neighbours is labelled for; an unknown vote.
+            that none of a query's neighbours is labelled for; an unknown vote; a bank of nobody but a query's patient.
 
     >>> knn_scores([[1.0, 0.1]], [[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]], [0, 0, 1], k=3, vote="majority").round(3)
     array([[0.667, 0.333]])
@@ -76,7 +79,8 @@ def knn_scores(
             "both from one layer and view"
         )
     answers = _labels(labels, len(points), classes)
-    k = neighbours_of(k, len(points), stacklevel=3)
+    own = None if patients is None else _own(patients, len(asked), len(points))
+    k = neighbours_of(k, len(points) - (0 if own is None else own.most), stacklevel=3)
     exact = torch.float64 if points.dtype == asked.dtype == torch.float64 else torch.float32
     points, asked = _directions("bank", points.to(exact)), _directions("queries", asked.to(points.device, exact))
     if chunk is not None and chunk < 1:
@@ -84,9 +88,15 @@ def knn_scores(
     width = chunk or max(1, _CELLS // max(len(points), k * (answers.classes if answers.multilabel else 1)))
     sharpness = 0.0 if vote == "majority" else 1 / temperature
     room = points.new_empty(min(width, len(asked)), len(points))  # the same memory again and again
-    result = torch.cat(
-        [_votes(torch.mm(part, points.T, out=room[: len(part)]), k, answers, sharpness) for part in asked.split(width)]
-    )
+    found = []
+    for start in range(0, len(asked), width):
+        part = asked[start : start + width]
+        similar = torch.mm(part, points.T, out=room[: len(part)])
+        if own is not None:
+            mask = own.queries[start : start + width, None] == own.bank
+            similar.masked_fill_(mask.to(similar.device), -math.inf)
+        found.append(_votes(similar, k, answers, sharpness))
+    result = torch.cat(found)
     if bad := torch.isnan(result).sum(0).nonzero()[:, 0].tolist():
         count = int(torch.isnan(result).any(1).sum())
         raise AnalysisError(
@@ -107,6 +117,31 @@ class _Answers(NamedTuple):
     @property
     def multilabel(self) -> bool:
         return self.labels.ndim == 2
+
+
+class _Own(NamedTuple):
+    """The number of the patient of each query (Q,) and each point (M,), and the most points of one query's patient."""
+
+    queries: Tensor
+    bank: Tensor
+    most: int
+
+
+def _own(patients: tuple[ArrayLike, ArrayLike], queries: int, bank: int) -> _Own:
+    ids = [np.asarray(one) for one in patients]
+    if len(ids) != 2 or ids[0].shape != (queries,) or ids[1].shape != (bank,):
+        raise AnalysisError(
+            f"patients have shapes {', '.join(str(one.shape) for one in ids)}; expected two arrays, "
+            f"({queries},) of the queries and ({bank},) of the bank"
+        )
+    numbers = np.unique(np.concatenate(ids), return_inverse=True)[1]
+    most = int(np.bincount(numbers[queries:], minlength=int(numbers.max()) + 1)[numbers[:queries]].max())
+    if most == bank:
+        raise AnalysisError(
+            f"all {bank} samples of the bank are of one patient, who is asked about too: no neighbour is left. "
+            "Take images of more patients"
+        )
+    return _Own(torch.from_numpy(numbers[:queries]), torch.from_numpy(numbers[queries:]), most)
 
 
 def _votes(similar: Tensor, k: int, answers: _Answers, sharpness: float) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from transfuse.analysis.activations import NO_BATCHES, Taps, checked_batches, finite
+from transfuse.analysis.activations import NO_BATCHES, Taps, checked_batches, finite, images_of_batch
 from transfuse.analysis.knn import knn_scores, neighbours_of, plain_array
 from transfuse.errors import AnalysisError, nearest
 from transfuse.metrics import evaluate, find_metric
@@ -139,17 +139,33 @@ def _collect(
         parts.setdefault(name, []).append(vectors.float().clone())
 
     taps = Taps(model, blocks, read)
+    for images, given in labelled_batches(batches, what):
+        taps.run(images)
+        labels.append(given)
+    return {name: parts[name] for name in taps.names}, np.concatenate(labels)
+
+
+def labelled_batches(batches: Iterable[Any], what: str) -> Iterator[tuple[Any, np.ndarray]]:
+    """The images and labels, `(N,)` or `(N, C)`, of each batch.
+
+    Args:
+        batches: `(images, labels)` each.
+        what: what they are, for messages.
+
+    Raises:
+        AnalysisError: no batches, batches without labels, labels of another number or shape.
+    """
+    empty = True
     for batch in checked_batches(batches, what, "(images, labels)"):
         if isinstance(batch, Tensor | Mapping) or not isinstance(batch, Sequence) or len(batch) < 2:
             raise AnalysisError(f"a batch of the {what} is a {type(batch).__name__}; expected (images, labels)")
-        count = taps.run(batch[0])
-        given = plain_array(batch[1])
+        count, given = len(images_of_batch(batch[0])), plain_array(batch[1])
         if given.ndim not in (1, 2) or len(given) != count:
             raise AnalysisError(
                 f"a batch of the {what} has {count} images and labels of shape {given.shape}; expected ({count},) "
                 f"class indices or ({count}, C) of 0, 1, NaN"
             )
-        labels.append(given)
-    if not labels:
+        empty = False
+        yield batch[0], given
+    if empty:
         raise AnalysisError(f"{what}: {NO_BATCHES}")
-    return {name: parts[name] for name in taps.names}, np.concatenate(labels)

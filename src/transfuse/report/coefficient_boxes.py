@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from transfuse.errors import DataError
+from transfuse.errors import DataError, nearest
 from transfuse.report.figures import CURVE_HEIGHT, PAPER_INK, WIDTH, Ink
 from transfuse.report.palette import LIGHT, Style, arm_styles
 from transfuse.report.scales import block_axis, inline, styled, table
@@ -43,6 +43,7 @@ def coefficients_box(
     metric: pd.DataFrame | None = None,
     metric_name: str = "test metric",
     measure: str = "SVCCA coefficients",
+    chosen: str | None = None,
     styles: Mapping[str, Style] | None = None,
     palette: tuple[str, ...] = LIGHT,
     ink: Ink = PAPER_INK,
@@ -57,12 +58,13 @@ def coefficients_box(
         metric: columns block, value: a line with an axis of its own on the right, for the network cut at each block.
         metric_name: of this axis.
         measure: name of the coefficients.
+        chosen: the block at which the network is cut: a dashed line through its boxes says so.
         styles: of the kinds but `RANDOM`; None: as `arm_styles` gives.
         palette: of the boxes; the metric's colour is its third.
         ink: of everything else.
 
     Raises:
-        DataError: missing columns, no row, or coefficients that are not finite.
+        DataError: missing columns, no row, coefficients that are not finite, or a chosen block that is none of these.
     """
     import altair as alt
 
@@ -70,6 +72,8 @@ def coefficients_box(
     if not np.isfinite(frame["value"].to_numpy(float)).all():
         raise DataError("a coefficient is not finite; a box plot takes coefficients in [0, 1]")
     blocks = list(dict.fromkeys(frame["block"]))
+    if chosen is not None and chosen not in blocks:
+        raise DataError(f"chosen is {chosen!r}, which has no coefficients: {nearest(chosen, blocks)}")
     kinds = sorted(dict.fromkeys(frame["kind"]), key=lambda kind: kind == RANDOM)
     five = box_table(frame)
     own = styles or arm_styles(kind for kind in kinds if kind != RANDOM)
@@ -119,6 +123,14 @@ def coefficients_box(
         y=alt.Y("median:Q"), color=alt.Color("line:N", scale=None)
     )
     chart = alt.layer(whiskers, boxes, middle)
+    if chosen is not None:
+        cut = pd.DataFrame({"block": [chosen], "says": [f"the network is cut above {chosen}"]})
+        there = alt.Chart(inline(cut)).encode(x=block_axis(blocks, band=True))
+        line = there.mark_rule(strokeDash=[4, 3], strokeWidth=1.5, color=ink.muted).encode(description="says:N")
+        text = there.mark_text(baseline="bottom", dy=-3, color=ink.muted, aria=False).encode(
+            y=alt.value(0), text=alt.value("cut")
+        )
+        chart = alt.layer(line, chart, text)
     if metric is not None:
         metric = table(metric, ("block", "value"))
         metric = metric.assign(
