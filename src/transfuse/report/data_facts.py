@@ -19,6 +19,8 @@ DEFAULTS: dict[str, Any] = {
     "label_columns": (),
     "patient_column": None,
     "part_column": None,
+    "uncertain_labels": "refuse",
+    "blank_labels": "ignore",
     "task": None,
     "bad_images": "raise",
     "duplicates": "note",
