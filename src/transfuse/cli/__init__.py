@@ -343,6 +343,7 @@ def _report(console: Console, store: Store, plan: Plan) -> None:
                 failures=found.failures,
                 network_sizes=found.network_sizes,
                 data_sizes=found.data_sizes,
+                cuts=found.cuts,
             ),
             store.study_folder(plan.study.name) / "report.html",
         )
