@@ -64,6 +64,8 @@ def test_a_study_of_defaults_says_only_what_matters() -> None:
             {"image_column": "file", "label_columns": ["a", "b"], "patient_column": "id"},
             ("columns of the table", "image: file; label: a, b; patient: id"),
         ),
+        ({"uncertain_labels": "positive"}, ("uncertain labels (−1)", "positive (U-Ones)")),
+        ({"blank_labels": "negative"}, ("labels without a value", "negative")),
         ({"scanner": "two models"}, ("scanner", "two models")),
     ],
 )

@@ -48,6 +48,8 @@ ELSEWHERE = {
     "data.label_columns": "through the fingerprint",
     "data.patient_column": "through the fingerprint",
     "data.part_column": "through the fingerprint",
+    "data.uncertain_labels": "through the fingerprint",
+    "data.blank_labels": "through the fingerprint",
     "data.bad_images": "through the fingerprint",
     "data.permute_labels": "through the fingerprint",
     "model.weights": "through weights_sha256 and source_run",

@@ -410,6 +410,7 @@ def _report(console: Console, store: Store, plan: Plan) -> Conclusion:
                 network_sizes=found.network_sizes,
                 data_sizes=found.data_sizes,
                 searches=found.searches,
+                cuts=found.cuts,
             ),
             store.study_folder(plan.study.name) / "report.html",
         )

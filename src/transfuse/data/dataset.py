@@ -17,7 +17,7 @@ from transfuse.data.images import FITS, to_pixels
 from transfuse.data.npz import read_npz
 from transfuse.data.records import TASKS, Exclusion, Records, fingerprint, with_task
 from transfuse.data.rendered import phantom_names, read_phantom
-from transfuse.data.table import read_table
+from transfuse.data.table import BLANK, UNCERTAIN, read_table
 from transfuse.errors import DataError, SpecError, nearest
 
 if TYPE_CHECKING:
@@ -153,9 +153,11 @@ def open_dataset(
     count: int | None = None,
     seed: int = 0,
     image_column: str | None = None,
-    label_columns: Sequence[str] = (),
+    label_columns: str | Sequence[str] = (),
     patient_column: str | None = None,
     part_column: str | None = None,
+    uncertain_labels: str = "refuse",
+    blank_labels: str = "ignore",
     bad_images: str = "raise",
     permute_labels: bool = False,
     normalise: str | tuple[Sequence[float], Sequence[float]] = "imagenet",
@@ -172,7 +174,11 @@ def open_dataset(
         channels: 1 or 3; None keeps what the images have.
         count: phantoms only: how many samples.
         seed: of phantoms, and of `permute_labels`.
-        image_column, label_columns, patient_column, part_column: tables only; see `read_table`.
+        image_column, label_columns, patient_column, part_column: tables only; see `read_table`. A name of
+            `LABEL_GROUPS` stands for the label columns of a group.
+        uncertain_labels: tables only: labels of -1, as CheXpert has: "refuse" them, or count them as "positive"
+            (U-Ones), "negative" (U-Zeros) or unlabelled ("ignore").
+        blank_labels: tables only: labels without a value: unlabelled ("ignore"), or "negative".
         bad_images: "raise" stops at images that cannot be read, "exclude" leaves them out by name and count.
         permute_labels: a negative control: labels are shuffled over patients, which no method should learn from.
         normalise: "imagenet", "half" (to [-1, 1]) or (means, standard deviations), for images in [0, 1].
@@ -185,8 +191,13 @@ def open_dataset(
         SpecError: arguments that cannot be meant, all of them at once.
         DataError: the data cannot be used as they are; the message names what, where and the cure.
     """
-    columns = (image_column, *label_columns, patient_column, part_column)
-    _check_arguments(size, channels, count, bad_images, normalise, fit)
+    label_columns = (label_columns,) if isinstance(label_columns, str) else tuple(label_columns)
+    columns = (
+        *(image_column, *label_columns, patient_column, part_column),
+        None if uncertain_labels == "refuse" else f"uncertain_labels {uncertain_labels}",
+        None if blank_labels == "ignore" else f"blank_labels {blank_labels}",
+    )
+    _check_arguments(size, channels, count, bad_images, normalise, fit, uncertain_labels, blank_labels)
     folder = cache_folder(cache)
     if name in phantom_names():
         _refuse_columns(columns, name, "a phantom")
@@ -207,8 +218,9 @@ def open_dataset(
             records = read_folder(path, bad_images=bad_images, fit=fit, cache=folder)
         elif suffix in TABLES:
             records = read_table(
-                path, image_column=image_column, label_columns=tuple(label_columns), patient_column=patient_column,
+                path, image_column=image_column, label_columns=label_columns, patient_column=patient_column,
                 part_column=part_column, bad_images=bad_images, fit=fit, cache=folder,
+                uncertain_labels=uncertain_labels, blank_labels=blank_labels,
             )  # fmt: skip
         elif suffix == ".npz":
             _refuse_columns(columns, name, "an .npz file")
@@ -276,8 +288,9 @@ def permuted(
 
 
 def _check_arguments(
-    size: int, channels: int | None, count: int | None, bad_images: str, normalise: object, fit: str
-) -> None:
+    size: int, channels: int | None, count: int | None, bad_images: str, normalise: object, fit: str,
+    uncertain_labels: str, blank_labels: str,
+) -> None:  # fmt: skip
     problems = []
     if not isinstance(size, int) or isinstance(size, bool) or not 8 <= size <= 4096:
         problems.append(f"size={size!r}: expected a number of pixels from 8 to 4096")
@@ -287,6 +300,10 @@ def _check_arguments(
         problems.append(f"count={count!r}: expected a number of samples, at least 1")
     if bad_images not in ("raise", "exclude"):
         problems.append(f"bad_images={bad_images!r}: {nearest(bad_images, ('raise', 'exclude'))}")
+    if uncertain_labels not in UNCERTAIN:
+        problems.append(f"uncertain_labels={uncertain_labels!r}: {nearest(uncertain_labels, UNCERTAIN)}")
+    if blank_labels not in BLANK:
+        problems.append(f"blank_labels={blank_labels!r}: {nearest(blank_labels, BLANK)}")
     if fit not in FITS:
         problems.append(f"fit={fit!r}: {nearest(fit, FITS)}")
     if isinstance(normalise, str) and normalise not in ("imagenet", "half"):

@@ -17,6 +17,7 @@ from transfuse.data.files import (
     median_side,
     usable_files,
 )
+from transfuse.data.label_groups import named_columns
 from transfuse.data.records import PART_NAMES, Exclusion, Records, listed, order_classes, positive_note, refuse_repeated
 from transfuse.errors import DataError, nearest
 
@@ -38,6 +39,8 @@ IMAGE_COLUMNS = (
 LABEL_COLUMNS = ("label", "class", "target", "diagnosis", "grade")
 PATIENT_COLUMNS = ("patient_id", "patient", "patientid", "subject_id", "subject")
 _GENERIC = ("data", "labels", "label", "metadata", "index", "images", "table")  # file names that say nothing
+UNCERTAIN = ("refuse", "positive", "negative", "ignore")
+BLANK = ("ignore", "negative")
 _MISSING = ("", "nan", "none", "<na>")
 
 
@@ -45,23 +48,29 @@ def read_table(
     path: Path,
     *,
     image_column: str | None,
-    label_columns: Sequence[str],
+    label_columns: str | Sequence[str],
     patient_column: str | None,
     part_column: str | None,
     bad_images: str,
     fit: str,
     cache: Path,
+    uncertain_labels: str = "refuse",
+    blank_labels: str = "ignore",
 ) -> Records:
     """Read a table; a sample's id is the value of the image column, samples are sorted by it.
 
     One label column gives classes (two values: binary), several give a multilabel task of 0, 1 and empty (unlabelled).
+    A group of `LABEL_GROUPS` stands for its columns. Of labels of 0 and 1, `uncertain_labels` says what -1 is and
+    `blank_labels` what an empty cell is.
     Images are found relative to the table, by path, or by a name that is unique below the table's folder.
 
     Raises:
         DataError: columns, labels, parts or images that cannot be used; each names the column, the value and the cure.
+        SpecError: a group of label columns that is none, or that the table does not hold.
     """
     frame = _read_frame(path)
     where = path.name
+    label_columns = named_columns(label_columns, frame.columns)
     image_column = _column(frame, where, "image_column", image_column, IMAGE_COLUMNS)
     if not label_columns:
         label_columns = (_column(frame, where, "label_columns", None, LABEL_COLUMNS),)
@@ -79,6 +88,7 @@ def read_table(
             f"{where}: {ids.count('')} row(s) have no value in the image column {image_column!r}. Cure: remove them."
         )
     refuse_repeated(ids, where)
+    frame, decided = decide_labels(frame, label_columns, uncertain_labels, blank_labels)
     keep, unlabelled = _labelled(frame, where, label_columns, ids, bad_images)
     frame, ids = frame.iloc[keep].reset_index(drop=True), [ids[i] for i in keep]
     paths = find_images(path.parent, ids)
@@ -89,6 +99,7 @@ def read_table(
     notes = [
         *(positive_note(classes, f"column {label_columns[0]!r}") if task == "binary" else ()),
         *file_notes(files, exclusions, fit, [ids[i] for i in good]),
+        *decided,
     ]
     if guessed:
         notes.append(f"The column {patient_column!r} was taken to name the patients.")
@@ -204,6 +215,31 @@ def _labelled(
     return np.flatnonzero(~missing).tolist(), tuple(Exclusion(ids[i], f"no value in {named}") for i in rows)
 
 
+def decide_labels(
+    frame: pd.DataFrame, columns: Sequence[str], uncertain: str, blank: str
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """The table with its uncertain (-1) and its empty labels as the study says, and the sentences that a report shows.
+
+    Args:
+        frame: texts, a row an image.
+        columns: the label columns.
+        uncertain: "refuse" leaves -1 as it is, "positive" (U-Ones) and "negative" (U-Zeros) count it as 1 or 0,
+            "ignore" (U-Ignore) as unlabelled.
+        blank: "ignore" leaves empty cells unlabelled, "negative" counts them as 0.
+    """
+    labels = frame[list(columns)]
+    unsure = labels.isin(("-1", "-1.0")) & (uncertain != "refuse")
+    empty = labels.apply(lambda column: column.str.lower().isin(_MISSING)) & (blank == "negative")
+    of, notes = f"of {labels.size:,} labels", []
+    if unsure.to_numpy().any():
+        what = {"positive": "positive (U-Ones)", "negative": "negative (U-Zeros)", "ignore": "unlabelled (U-Ignore)"}
+        notes.append(f"{int(unsure.to_numpy().sum()):,} {of} are uncertain (-1); they count as {what[uncertain]}.")
+    if empty.to_numpy().any():
+        notes.append(f"{int(empty.to_numpy().sum()):,} {of} are empty; they count as negative.")
+    decided = labels.mask(empty, "0").mask(unsure, {"positive": "1", "negative": "0"}.get(uncertain, ""))
+    return frame.assign(**{str(name): decided[name] for name in columns}), tuple(notes)
+
+
 def _targets(frame: pd.DataFrame, where: str, columns: Sequence[str]) -> tuple[str, tuple[str, ...], np.ndarray]:
     if len(columns) > 1:
         return "multilabel", tuple(columns), np.stack([_zero_one(frame[name], where) for name in columns], axis=1)
@@ -233,8 +269,8 @@ def _zero_one(column: pd.Series, where: str) -> np.ndarray:
         raise DataError(
             f"{where}: the label column {column.name!r} holds "
             f"{listed([repr(value) for value in wrong], 5)}; with several label "
-            "columns each holds 0, 1 or nothing (unlabelled). Cure: replace uncertain labels "
-            "(CheXpert's -1) by 0, 1 or nothing."
+            "columns each holds 0, 1 or nothing (unlabelled). Cure: say what uncertain labels (CheXpert's -1) are by "
+            "uncertain_labels: positive, negative or ignore; replace other values by 0, 1 or nothing."
         )
     return np.array([meaning[value] for value in lower], np.float32)
 

@@ -19,6 +19,8 @@ DEFAULTS: dict[str, Any] = {
     "label_columns": (),
     "patient_column": None,
     "part_column": None,
+    "uncertain_labels": "refuse",
+    "blank_labels": "ignore",
     "task": None,
     "bad_images": "raise",
     "duplicates": "note",
@@ -39,6 +41,7 @@ TASKS = {
 }
 NORMALISATIONS = {"imagenet": "ImageNet's mean and spread", "half": "scaled to \N{MINUS SIGN}1 to 1"}
 DUPLICATES = {"raise": "refused", "drop": "dropped from the earlier part"}
+UNCERTAIN = {"positive": "positive (U-Ones)", "negative": "negative (U-Zeros)", "ignore": "unlabelled (U-Ignore)"}
 FITS = {"pad": "padded with black", "squash": "squashed", "crop": "cropped to the centre"}
 COLUMNS = {"image_column": "image", "label_columns": "label", "patient_column": "patient", "part_column": "part"}
 
@@ -153,6 +156,10 @@ def _settings(rest: dict[str, Any]) -> list[tuple[str, str]]:
         found.append(("identical images in two parts", DUPLICATES.get(str(duplicates), str(duplicates))))
     if _changed(rest, "bad_images"):
         found.append(("unreadable images", "left out"))
+    if unsure := _changed(rest, "uncertain_labels"):
+        found.append(("uncertain labels (\N{MINUS SIGN}1)", UNCERTAIN.get(str(unsure), str(unsure))))
+    if _changed(rest, "blank_labels"):
+        found.append(("labels without a value", "negative"))
     if (count := _changed(rest, "count")) is not None:
         found.append(("images drawn", f"{count:,}"))
     if (seed := _changed(rest, "seed")) is not None:

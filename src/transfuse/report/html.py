@@ -16,6 +16,8 @@ import pandas as pd
 
 from transfuse.report import data_facts, figures, learning, pictures, search_figures, tables
 from transfuse.report import network_sizes as of_size
+from transfuse.report.cut_heads import cut_topics
+from transfuse.report.cut_heads import how_to_read as how_cuts_read
 from transfuse.report.data_size import Amount, data_size_amounts
 from transfuse.report.drawings import Drawing
 from transfuse.report.gain import gain
@@ -25,6 +27,7 @@ from transfuse.report.palette import DARK, LIGHT, PAGE, Style, arm_styles
 from transfuse.report.pareto_figures import chart_costs
 from transfuse.results import arms, caveats, chance, phrases
 from transfuse.results.arms import ArmComparison, ArmEstimate
+from transfuse.results.cut_heads import Cuts
 from transfuse.results.cut_search import Search
 from transfuse.results.data_size import DataSizes
 from transfuse.results.network_sizes import Sizes
@@ -61,6 +64,7 @@ class Contents:
         data_sizes: the arms of each network over the number of training patients.
         network_sizes: how small the network may be, or None.
         searches: how the cuts of each network were searched.
+        cuts: the networks cut at one block after the other, by head.
     """
 
     study: Mapping[str, Any]
@@ -80,6 +84,7 @@ class Contents:
     network_sizes: Sizes | None = None
     data_sizes: Sequence[DataSizes] = ()
     searches: Sequence[Search] = ()
+    cuts: Sequence[Cuts] = ()
 
 
 @dataclass(frozen=True)
@@ -125,12 +130,14 @@ def render(contents: Contents, *, interactive: bool = True) -> str:
     size = _sizes(contents.network_sizes, styles)
     amounts = data_size_amounts(contents.data_sizes, settings, metric, baseline, styles)
     amount_charts = _amount_charts(amounts)
+    cuts = cut_topics(contents.cuts)
+    of_cuts = [_drawn(f"cut-{place}", topic.drawings) for place, topic in enumerate(cuts)]
     counts = tables.counts(contents.predictions, contents.runs)
     inside = topics(study, contents.measurements, contents.pictures, contents.analyses)
     of_classes = _drawn("class", learning.class_curves(contents.runs, contents.history, quantity, styles))
     within = [_drawn(f"inside-{place}", topic.drawings) for place, topic in enumerate(inside)]
     charts = [*forests, *falls, *depths, *gains, *curves, *of_classes, *size, *filter(None, amount_charts)]
-    charts += [chart for row in within for chart in row]
+    charts += [chart for row in [*within, *of_cuts] for chart in row]
     threshold = study.get("threshold")
     speeds = (
         arms.steps_to_threshold(contents.runs, contents.history, quantity, float(threshold))
@@ -181,6 +188,8 @@ def render(contents: Contents, *, interactive: bool = True) -> str:
         timed=contents.network_sizes.timed if contents.network_sizes else "",
         smallest=sentences(contents.network_sizes) if contents.network_sizes else (),
         of_classes=of_classes,
+        cuts=list(zip(cuts, of_cuts, strict=True)),
+        how_cuts_read=how_cuts_read(contents.cuts),
         amounts=list(zip(amounts, amount_charts, strict=True)),
         inside=list(zip(inside, within, strict=True)),
         arm_tables={

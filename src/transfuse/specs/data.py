@@ -20,7 +20,11 @@ class DataSpec:
         channels: 1 or 3; None keeps what the files have.
         count: number of phantoms to draw; None is the phantom's default. Only for phantoms.
         seed: which phantoms are drawn, and which labels are permuted.
-        image_column, label_columns, patient_column, part_column: columns of a table.
+        image_column, label_columns, patient_column, part_column: columns of a table. Label columns may be named by a
+            group: `chexpert-low:table4`, `chexpert-high:table4`, `chexpert-full:table4`, or `:code` (P, app. C.2).
+        uncertain_labels: labels of -1 (CheXpert's): `refuse` them, or count them as `positive` (U-Ones), `negative`
+            (U-Zeros) or unlabelled (`ignore`). Only for tables.
+        blank_labels: labels without a value: unlabelled (`ignore`), or `negative`. Only for tables.
         task: what class labels mean where the files cannot say: grades from a table are `ordinal`.
         bad_images: `raise` lists them; `exclude` leaves them out, named and counted.
         duplicates: what to do about identical images in two parts: `note`, `raise` or `drop`.
@@ -40,9 +44,11 @@ class DataSpec:
     count: int | None = None
     seed: int = 0
     image_column: str | None = None
-    label_columns: tuple[str, ...] = ()
+    label_columns: str | tuple[str, ...] = ()
     patient_column: str | None = None
     part_column: str | None = None
+    uncertain_labels: Literal["refuse", "positive", "negative", "ignore"] = "refuse"
+    blank_labels: Literal["ignore", "negative"] = "ignore"
     task: Literal["binary", "multiclass", "ordinal"] | None = None
     bad_images: Literal["raise", "exclude"] = "raise"
     duplicates: Literal["note", "raise", "drop"] = "note"
@@ -55,6 +61,8 @@ class DataSpec:
     train_fraction: float = 1.0
 
     def __post_init__(self) -> None:
+        if isinstance(self.label_columns, str):  # one column, or a group of them
+            object.__setattr__(self, "label_columns", (self.label_columns,))
         problems = []
         if not 8 <= self.size <= 2048:
             problems.append(f"size is {self.size}; expected 8 to 2048 pixels")

@@ -95,10 +95,17 @@ def read_study(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any
         raise SpecError(f"there is no study file {str(path)!r}{hint}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"cannot read the study file {str(path)!r}: {error}") from None
-    content = read_yaml(text, str(path))
+    content = _copied(read_yaml(text, str(path)))
     for override in overrides:
         _override(content, override)
     return content
+
+
+def _copied(value: Any) -> Any:
+    """A copy in which no two places share a mapping, as those of a YAML alias do: an override is of one place."""
+    if isinstance(value, dict):
+        return {key: _copied(below) for key, below in value.items()}
+    return [_copied(below) for below in value] if isinstance(value, list) else value
 
 
 def data_from(name: str, keys: Mapping[str, Any], overrides: Sequence[str] = ()) -> DataSpec:

@@ -181,4 +181,7 @@ def _merge(found: list[str]) -> str:
     head, *_ = found
     expected = [sentence.partition("expected ")[2].rpartition(", found")[0] for sentence in found]
     where, value = head.partition("expected ")[0], head.rpartition(", found")[2]
+    kinds, _, examples = zip(*(one.partition(", e.g. ") for one in expected), strict=True)
+    if examples[0] and len(set(examples)) == 1:
+        expected = [*(kind for kind in kinds[:-1] if kind != kinds[-1]), expected[-1]]
     return f"{where}expected {' or '.join(dict.fromkeys(expected))}, found{value}"

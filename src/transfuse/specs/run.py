@@ -18,7 +18,7 @@ NUMERICS_VERSION = 1
 
 _THROUGH_FINGERPRINT = (
     *("name", "root", "count", "seed", "bad_images", "permute_labels"),
-    *("image_column", "label_columns", "patient_column", "part_column"),
+    *("image_column", "label_columns", "patient_column", "part_column", "uncertain_labels", "blank_labels"),
 )
 
 # Settings that came after the first version. At their default they change nothing: the runs of before stay known.

@@ -13,6 +13,7 @@ import numpy as np
 from transfuse.errors import DataError
 from transfuse.results.arms import ArmComparison, ArmEstimate
 from transfuse.results.causes import cause_pairs
+from transfuse.results.cut_heads import Cuts, cuts_of, is_cut_sweep
 from transfuse.results.cut_search import Search, read_search, verdict_on
 from transfuse.results.data_size import DataSizes, data_sizes
 from transfuse.results.network_sizes import Sizes, sizes
@@ -51,6 +52,7 @@ class Conclusion(NamedTuple):
         network_sizes: how small the network may be; None where all arms cost the same.
         data_sizes: the arms of each network over the number of training patients; none without `train_fractions`.
         searches: the searches over the cuts of each network, with the verdict on the test part.
+        cuts: the networks cut at one block after the other, by head; none without `truncate: every`.
     """
 
     study: dict[str, Any]
@@ -67,6 +69,7 @@ class Conclusion(NamedTuple):
     network_sizes: Sizes | None
     data_sizes: list[DataSizes]
     searches: list[Search]
+    cuts: list[Cuts]
 
 
 def conclude(store: Store, plan: Plan) -> Conclusion:
@@ -124,6 +127,7 @@ def conclude(store: Store, plan: Plan) -> Conclusion:
         ),
         _data_sizes(study, tables, tested),
         _searches(store, study, tested),
+        _cuts(study, tables, tested, plain["data"], comparisons),
     )
 
 
@@ -185,7 +189,7 @@ class _Tested(NamedTuple):
     seeds: tuple[int, ...]
 
 
-def _tested(study: StudySpec, tables: Tables, chosen: pd.Series) -> dict[tuple[str, str], _Tested]:
+def _tested(study: StudySpec, tables: Tables, chosen: pd.Series, metric: str = "") -> dict[tuple[str, str], _Tested]:
     """Every arm that has predictions of the chosen runs, by network and label; each is resampled once for all uses."""
     from transfuse.statistics.arm import arm_of_scores
 
@@ -205,7 +209,7 @@ def _tested(study: StudySpec, tables: Tables, chosen: pd.Series) -> dict[tuple[s
                 target[:, 0].astype(np.int64) if target.shape[1] == 1 and not np.isnan(target).any() else target,
                 np.stack([np.stack(list(seed["scores"])) for seed in seeds]),
                 first["patient_id"].to_numpy(),
-                study.metric,
+                metric or study.metric,
             ),
             tuple(int(seed["seed"].iloc[0]) for seed in seeds),
         )
@@ -276,6 +280,33 @@ def _data_sizes(study: StudySpec, tables: Tables, tested: Mapping[tuple[str, str
         for model in study.models
         if any(net == model for net, _ in found)
     ]
+
+
+def _cuts(
+    study: StudySpec,
+    tables: Tables,
+    tested: Mapping[tuple[str, str], _Tested],
+    data: Mapping[str, Any],
+    comparisons: Sequence[ArmComparison],
+) -> list[Cuts]:
+    """Every network that is cut at one block after the other, in the study's metric and in AUROC and AUPRC."""
+    from transfuse.statistics.comparison import estimate_arm
+    from transfuse.study.measure import test_metrics
+
+    arms = {arm: dataclasses.asdict(init) for arm, init in study.arms.items()}
+    swept = [arm for arm in arms if is_cut_sweep(arm, arms[arm])]
+    if not swept or not tested:
+        return []
+    chosen = (tables.runs["role"] == "arm") & tables.runs["arm"].isin(swept)
+    found: dict[str, Mapping[tuple[str, str], _Tested]] = {study.metric: tested}
+    for metric in ("auroc", "auprc"):
+        if metric != study.metric and metric in test_metrics(data["task"], len(data["classes"])):
+            found[metric] = _tested(study, tables, chosen, metric)
+    estimates = {
+        metric: {name: estimate_arm(one.arm) for name, one in of_arms.items() if name[1] in swept}
+        for metric, of_arms in found.items()
+    }
+    return cuts_of(arms, estimates, tables.runs, comparisons)
 
 
 def _estimate(model: str, arm: str, found: _Tested | None) -> ArmEstimate:
