@@ -278,19 +278,6 @@ def test_errors() -> None:
     assert truncate(unpooled, OWN, "all", 3).classify.in_features == 8 * 224 * 224
 
 
-def test_a_u_net_wants_encoder_and_decoder_cut_together() -> None:
-    pytest.importorskip("segmentation_models_pytorch")
-    from transfuse.models.unet import unet
-
-    with torch.device("meta"):
-        model = unet("unet_resnet18", classes=2)()
-    blocks = blocks_of(model)
-    with pytest.raises(BlocksError, match=r"in a U-Net the skips, so encoder and decoder .*symmetrically"):
-        truncate(model, blocks, "encoder.layer2", 2)
-    with pytest.raises(BlocksError, match=r"'segmentation_head.0' would get a whole map, .*Networks that make maps"):
-        truncate(model, blocks, "all", 2)
-
-
 def test_a_network_that_pools_after_its_classifier() -> None:
     import_timm()
     from torchvision.models import squeezenet1_1
