@@ -27,6 +27,7 @@ PUBLIC = [
     "compare",
     "compare_all",
     "compare_counts",
+    "complexity",
     "create_model",
     "estimate",
     "evaluate",
@@ -48,6 +49,7 @@ PUBLIC = [
     "split_by_patient",
     "svcca",
     "truncate",
+    "truncate_unet",
     "tune_only_",
 ]
 

@@ -44,8 +44,10 @@ if TYPE_CHECKING:
         recalibrate_,
         slim,
         truncate,
+        truncate_unet,
         tune_only_,
     )
+    from transfuse.models.complexity import complexity
     from transfuse.report.heatmaps import heatmap
     from transfuse.statistics.comparison import Comparison, compare, estimate
     from transfuse.statistics.counts import compare_counts
@@ -73,6 +75,7 @@ _HOMES = {
     "compare": "statistics.comparison",
     "compare_all": "statistics.many",
     "compare_counts": "statistics.counts",
+    "complexity": "models.complexity",
     "create_model": "models",
     "estimate": "statistics.comparison",
     "evaluate": "metrics",
@@ -95,6 +98,7 @@ _HOMES = {
     "split_by_patient": "data",
     "svcca": "analysis",
     "truncate": "models",
+    "truncate_unet": "models",
     "tune_only_": "models",
 }
 
@@ -118,6 +122,7 @@ __all__ = [
     "compare",
     "compare_all",
     "compare_counts",
+    "complexity",
     "create_model",
     "estimate",
     "evaluate",
@@ -140,6 +145,7 @@ __all__ = [
     "split_by_patient",
     "svcca",
     "truncate",
+    "truncate_unet",
     "tune_only_",
 ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 from typing import Any
 
@@ -88,6 +88,17 @@ def densenet_3d() -> nn.Module:
     )
 
 
+def resnext_3d() -> nn.Module:
+    """ResNeXt3D-101 with a quarter of its channels: all of its 33 bottlenecks, 32 groups in each."""
+    from monai.networks.nets.resnet import ResNet
+
+    from transfuse.models.networks_3d import ResNeXtBottleneck
+
+    kind: Any = ResNeXtBottleneck
+    widths = [16, 32, 64, 128]
+    return ResNet(kind, [3, 4, 23, 3], widths, n_input_channels=3, num_classes=5, bias_downsample=False)
+
+
 def resnet_cifar() -> nn.Module:
     from transfuse.models.resnet_cifar import CifarResNet
 
@@ -117,6 +128,7 @@ NARROW: dict[str, Callable[[], nn.Module]] = {
     "resnet_cifar": resnet_cifar,
     "regnety_002": partial(named, "regnety_002"),
 }
+BUILT = {**NARROW, "resnext_3d": resnext_3d}
 ENTRIES = {"swin": "norm", "regnety_002": "head.global_pool"}  # what a map meets first above the blocks
 TOKENS = {"vit", "vit_registers", "vit_average", "distilled", "eva"}
 
@@ -130,7 +142,7 @@ def network(name: str) -> nn.Module:
     state = torch.get_rng_state()
     torch.manual_seed(0)
     try:
-        model = NARROW[name]() if name in NARROW else named(name)
+        model = BUILT[name]() if name in BUILT else named(name)
         with torch.no_grad():
             model.train()(images(name))
         for module in model.modules():
@@ -142,7 +154,15 @@ def network(name: str) -> nn.Module:
 
 
 def images(name: str) -> Tensor:
-    shape = (32,) * 3 if name.endswith("_3d") else (96,) * 2 if name == "inception_v3" else (64,) * 2
+    shape = (
+        (16,) * 3
+        if name == "resnext_3d"
+        else (32,) * 3
+        if name.endswith("_3d")
+        else (96,) * 2
+        if name == "inception_v3"
+        else (64,) * 2
+    )
     return torch.randn(2, 3, *shape, generator=torch.Generator().manual_seed(1))
 
 
@@ -174,10 +194,10 @@ def activations(model: nn.Module, paths: list[str], batch: Tensor, *, inputs: bo
     return seen
 
 
-def check_bits(name: str, level: str) -> None:
+def check_bits(name: str, level: str, every: int = 1) -> None:
     model, batch = network(name), images(name)
     blocks = blocks_of(model, level)
-    head, points = blocks.head[0], cuts(blocks)
+    head, points = blocks.head[0], cuts(blocks)[::-every]
     whole = activations(model, [blocks[number - 1].output for number in points], batch)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     family = family_of(model)
@@ -231,6 +251,13 @@ def test_what_the_head_sees_is_the_network_s_activation_at_every_cut(name: str) 
 def test_at_every_cut_of_other_levels(name: str, level: str) -> None:
     if (name, level) != ("vgg", "wt-st"):
         check_bits(name, level)
+
+
+@pytest.mark.parametrize("every", [17, pytest.param(1, marks=pytest.mark.exhaustive)])
+def test_the_33_bottlenecks_of_resnext3d_and_its_stem(every: int) -> None:
+    """FT-8: 34 candidates."""
+    assert len(cuts(blocks_of(network("resnext_3d"), "block"))) == 34
+    check_bits("resnext_3d", "block", every)
 
 
 @pytest.mark.parametrize("name", NARROW)
@@ -362,8 +389,8 @@ def count(model: nn.Module) -> int:
 
 
 @cache
-def light(name: str) -> tuple[nn.Module, Blocks]:
-    model = create_model(name, classes=1000, device="meta")
+def light(name: str, spatial_dims: int = 2) -> tuple[nn.Module, Blocks]:
+    model = create_model(name, 1000, 3, spatial_dims, device="meta")
     return model, blocks_of(model, "block")
 
 
@@ -399,3 +426,47 @@ def test_the_trimmed_deit() -> None:
     assert kept == {key: shape for key, shape in whole.items() if not key.startswith(("head.", *dropped))}
     # patches 3*16*16*384 + 384, CLS and 197 positions, 5 blocks of 1 774 464, norm, head
     assert count(short) == 295296 + 198 * 384 + 5 * 1774464 + 768 + 5 * 385
+
+
+def hara() -> Iterator[tuple[str, int, int]]:
+    """ResNeXt3D-101 up to the end of each candidate by its definition: its name, parameters and channels."""
+    count, into = 3 * 64 * 7**3 + 2 * 64, 64
+    yield "stem", count, into
+    for stage, (width, repeats) in enumerate(zip((128, 256, 512, 1024), (3, 4, 23, 3), strict=True), 1):
+        for number in range(repeats):
+            projection = into * 2 * width + 2 * 2 * width if number == 0 else 0
+            grouped = 32 * (width // 32) ** 2 * 27
+            count += projection + into * width + grouped + width * 2 * width + 2 * (width + width + 2 * width)
+            into = 2 * width
+            yield f"layer{stage}.{number}", count, into
+
+
+HARA = [
+    pytest.param(*row, marks=[] if row[0] in ("stem", "layer1.2", "layer3.17", "layer4.2") else pytest.mark.exhaustive)
+    for row in hara()
+]
+
+
+@pytest.mark.parametrize(("cut", "backbone", "channels"), HARA)
+def test_sizes_of_resnext3d_at_its_34_candidates(cut: str, backbone: int, channels: int) -> None:
+    pytest.importorskip("monai")
+    model, blocks = light("resnext101", 3)
+    assert len(cuts(blocks)) == len(HARA) == 34
+    size = (16, 112, 112)
+    sides = {"stem": 8 * 28 * 28, "layer1": 8 * 28 * 28, "layer2": 4 * 14 * 14, "layer3": 2 * 7 * 7, "layer4": 4 * 4}
+    pooled = truncate(model, blocks, cut, 2, image_size=size)
+    assert count(pooled) == backbone + 2 * (channels + 1)
+    unpooled = truncate(model, blocks, cut, 2, pool="none", image_size=size)
+    assert count(unpooled) == backbone + 2 * (channels * sides[cut.partition(".")[0]] + 1)
+
+
+@pytest.mark.parametrize(("cut", "width"), [("layers.0", 96), ("layers.2", 384), ("layers.3", 768)])
+def test_the_trimmed_swin(cut: str, width: int) -> None:
+    """The norm on top stays: with its weights where its width fits, else a fresh one."""
+    model = create_model("swin_tiny_patch4_window7_224", classes=5)
+    norm: Any = model.norm
+    nn.init.uniform_(norm.weight)
+    short: Any = truncate(model, blocks_of(model), cut, 2)
+    assert short.norm.weight.shape == (width,)
+    assert torch.equal(short.norm.weight, norm.weight if width == 768 else torch.ones(width))
+    assert short.get_submodule("head.fc").in_features == width

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -11,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from transfuse.errors import BlocksError, SpecError
-from transfuse.models import blocks_of, create_model, freeze_, slim, truncate
-from transfuse.models.complexity import FEWEST_REPEATS, Latency, complexity, latency, shape_of
+from transfuse.models import Block, Blocks, blocks_of, create_model, freeze_, slim, truncate
+from transfuse.models.complexity import FEWEST_REPEATS, Latency, complexity, latency, latency_by_block, shape_of
 
 
 def gmacs(name: str, classes: int, size: int = 224, cut: str = "") -> float:
@@ -89,13 +90,13 @@ def test_macs_by_hand() -> None:
     conv = nn.Conv2d(3, 8, 5, padding=2, stride=2, groups=1)
     assert complexity(conv, 32).macs == 16 * 16 * 8 * 3 * 25
     grouped = nn.Conv2d(6, 6, 3, padding=1, groups=6, bias=False)
-    assert complexity(grouped, 10) == (54, 10 * 10 * 6 * 9)
+    assert complexity(grouped, 10) == (54, 10 * 10 * 6 * 9, {})
     volume = nn.Conv3d(1, 4, 3, padding=1)
     assert complexity(volume, 8).macs == 8**3 * 4 * 27
     attention = Attention(16)
     places = (32 // 4) ** 2
     assert complexity(attention, 32).macs == places * 16 * 16 + 2 * places * places * 16
-    assert complexity(nn.Sequential(nn.Linear(30, 7), nn.ReLU())) == (217, 210)
+    assert complexity(nn.Sequential(nn.Linear(30, 7), nn.ReLU())) == (217, 210, {})
 
 
 def test_macs_of_convolutions_grow_with_the_area_and_parameters_do_not() -> None:
@@ -206,3 +207,81 @@ def test_a_latency_on_a_gpu_leaves_the_network_where_it_is() -> None:
     found = latency(model, 64, repeats=FEWEST_REPEATS, device="cuda")
     assert 0 < found.low <= found.seconds <= found.high
     assert next(model.parameters()).device.type == "cpu"
+
+
+def test_sides_of_images_and_volumes() -> None:
+    conv = nn.Conv2d(1, 2, 1)
+    assert complexity(conv, (12, 30)).macs == 2 * 12 * 30
+    assert complexity(nn.Conv3d(1, 2, 1), (4, 12, 30)).macs == 2 * 4 * 12 * 30
+    assert complexity(conv.double(), 8).macs == 2 * 64
+    for size in ((12, 30, 4), (12, 0), (12.0, 12), -3, True):
+        with pytest.raises(BlocksError, match=r"Images of size .* for this Conv2d: expected one side or \(H, W\)"):
+            complexity(conv, size)  # type: ignore[arg-type]
+
+
+def test_volumes_smaller_than_a_network_takes_are_named_with_the_smallest_that_pass() -> None:
+    pytest.importorskip("monai")
+    from monai.networks.nets.densenet import DenseNet
+
+    with torch.device("meta"):
+        model = DenseNet(3, 1, 2, init_features=4, growth_rate=2, block_config=(1, 1, 1, 1))
+    message = r"kernel size .*\)\. They are too small: the smallest volumes that pass are 29 x 29 x 29\.$"
+    with pytest.raises(BlocksError, match=message):
+        complexity(model, 28)
+    with pytest.raises(BlocksError, match=message):
+        truncate(model, blocks_of(model), 2, 2, image_size=28)
+    with pytest.raises(BlocksError, match=r"fails for images of 64 x 16 x 64 .*volumes that pass are 29 x 29 x 29\."):
+        complexity(model, (64, 16, 64))
+    assert complexity(model, 29).macs > 0
+    with pytest.raises(BlocksError) as wrong_channels:
+        complexity(model, 28, 2)
+    assert "too small" not in str(wrong_channels.value)
+
+
+class Tied(nn.Module):
+    """Two blocks with one weight, and a product of its own between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.fc = nn.Conv2d(3, 3, 1, bias=False), nn.Conv2d(3, 3, 1), nn.Linear(3, 2)
+        self.two.weight = self.one.weight
+
+    def transfuse_blocks(self, level: str) -> Blocks:
+        return Blocks(level, (Block("one", ("one",), "one"), Block("two", ("two",), "two")), ("fc",))
+
+    def forward(self, images: Tensor) -> Tensor:
+        between = self.one(images)
+        between = between @ between.transpose(2, 3)
+        return self.fc(self.two(between).mean((2, 3)))
+
+
+def test_what_lies_between_blocks_is_of_the_block_before_and_nothing_counts_twice() -> None:
+    found = complexity(Tied(), (4, 5))
+    assert found.per_block == {"one": (9, 9 * 20 + 3 * 4 * 5 * 4), "two": (3, 9 * 16), "head": (8, 6)}
+    assert (found.parameters, found.macs) == (20, 9 * 20 + 240 + 9 * 16 + 6)
+
+
+def test_blocks_of_another_level_and_by_hand() -> None:
+    model = create_model("resnet10t", 2, device="meta")
+    fine = complexity(model, 64, blocks="block")
+    assert list(fine.per_block) == [*blocks_of(model, "block").names, "head"]
+    assert complexity(model, 64, blocks=blocks_of(model, "layer")).macs == fine.macs
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    with pytest.raises(BlocksError, match="Unknown level 'blocks'"):
+        complexity(model, 64, blocks="blocks")
+
+
+def test_latency_by_block_is_that_of_each_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that moves by one at each reading: between two borders of blocks it moves by one, at every repeat."""
+    ticks = iter(float(tick) for tick in range(10**6))
+    clock = SimpleNamespace(perf_counter=ticks.__next__)
+    monkeypatch.setattr(sys.modules["transfuse.models.complexity"], "time", clock)
+    found = latency_by_block(create_model("cbr_tiny", 2), 32, repeats=7)
+    assert found == {**{f"layer{number}": (2, 2, 2) for number in (2, 3, 4)}, "layer1": (3, 3, 3), "head": (2, 2, 2)}
+
+
+def test_latency_by_block_of_a_network_without_blocks_is_an_error() -> None:
+    with pytest.raises(BlocksError, match="cannot be cut into blocks"):
+        latency_by_block(nn.Conv2d(1, 1, 1), 8)
+    with pytest.raises(SpecError, match="repeats is 5"):
+        latency_by_block(create_model("cbr_tiny", 2), 32, repeats=5)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from transfuse.errors import BlocksError
 from transfuse.inits import initialise_
 from transfuse.models import Block, Blocks, blocks_of, create_model, freeze_
 from transfuse.models.create import import_timm
+from transfuse.models.heads import HEADS
 from transfuse.models.truncate import truncate
 
 
@@ -278,19 +280,6 @@ def test_errors() -> None:
     assert truncate(unpooled, OWN, "all", 3).classify.in_features == 8 * 224 * 224
 
 
-def test_a_u_net_wants_encoder_and_decoder_cut_together() -> None:
-    pytest.importorskip("segmentation_models_pytorch")
-    from transfuse.models.unet import unet
-
-    with torch.device("meta"):
-        model = unet("unet_resnet18", classes=2)()
-    blocks = blocks_of(model)
-    with pytest.raises(BlocksError, match=r"in a U-Net the skips, so encoder and decoder .*symmetrically"):
-        truncate(model, blocks, "encoder.layer2", 2)
-    with pytest.raises(BlocksError, match=r"'segmentation_head.0' would get a whole map, .*Networks that make maps"):
-        truncate(model, blocks, "all", 2)
-
-
 def test_a_network_that_pools_after_its_classifier() -> None:
     import_timm()
     from torchvision.models import squeezenet1_1
@@ -306,3 +295,103 @@ def test_a_network_that_pools_after_its_classifier() -> None:
     with torch.no_grad():
         features = model.features[:7](images())
         assert torch.equal(short(images()), short.classifier[1](features))
+
+
+def mlp(name: str, depth: int | str, hidden: int | None = None, **options: Any) -> tuple[Any, Any]:
+    model = create_model(name, classes=5).eval()
+    blocks = blocks_of(model)
+    short = truncate(model, blocks, depth, 2, head="mlp", hidden=hidden, **options)
+    return short, short.get_submodule(blocks.head[0])
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "cbr_demo", "convnext_atto", "test_vit2"])
+def test_a_head_of_two_layers_is_the_head(name: str) -> None:
+    plain = cut(name, 2)
+    short, head = mlp(name, 2)
+    blocks = blocks_of(short)
+    assert blocks == blocks_of(plain)
+    first, relu, last = head
+    assert first.out_features == min(first.in_features, 512)
+    assert isinstance(relu, nn.ReLU)
+    assert (last.in_features, last.out_features) == (first.out_features, 2)
+    names = [key for key in short.state_dict() if blocks.owner(key) == "head"]
+    path = blocks.head[0]
+    assert names == [f"{path}.{key}" for key in ("0.weight", "0.bias", "2.weight", "2.bias")]
+    kept = {key: tensor for key, tensor in plain.state_dict().items() if blocks.owner(key) != "head"}
+    assert all(torch.equal(tensor, short.state_dict()[key]) for key, tensor in kept.items())
+    assert short(images()).shape == (2, 2)
+    before = {key: tensor.clone() for key, tensor in short.state_dict().items() if key in names}
+    initialise_(short, blocks, seed=0)  # draws the same head
+    assert all(torch.equal(tensor, short.state_dict()[key]) for key, tensor in before.items())
+    initialise_(short, blocks, seed=1)
+    assert not any(torch.equal(tensor, short.state_dict()[key]) for key, tensor in before.items())
+    freeze_(short, blocks, "all")
+    assert {key for key, parameter in short.named_parameters() if parameter.requires_grad} == set(names)
+    again = truncate(short, blocks, "all", 3)
+    assert again(images()).shape == (2, 3)
+    assert isinstance(again.get_submodule(path), nn.Linear)
+
+
+def test_the_width_of_a_head_of_two_layers() -> None:
+    short, head = mlp("cbr_demo", "layer2", 7, pool="none", image_size=64)
+    assert (head[0].in_features, head[0].out_features) == (32 * 15 * 15, 7)
+    assert short(images()).shape == (2, 2)
+    assert mlp("cbr_demo", "layer2", pool="none", image_size=64)[1][0].out_features == 512
+    assert [module.training for module in head.modules()] == [False] * 4
+
+
+def test_a_sequence_with_a_head_of_two_layers_is_a_sequence_of_the_same_blocks() -> None:
+    model = sequence().eval()
+    short = truncate(model, blocks_of(model), 1, 2, head="mlp", hidden=3)
+    assert blocks_of(short).names == blocks_of(model).names[:1]
+    assert len(blocks_of(short).head) == 1
+    assert short(images()).shape == (2, 2)
+
+
+def test_a_head_that_is_a_convolution_becomes_two_layers() -> None:
+    model = create_model("resnetv2_18", classes=5).eval()
+    short = truncate(model, blocks_of(model), "stages.0", 2, head="mlp")
+    assert short(images()).shape == (2, 2)
+    assert len(blocks_of(short)) == 2
+
+
+def test_a_kaiming_normal_head_is_torch_s() -> None:
+    model = create_model("cbr_demo", classes=5).eval()
+    blocks = blocks_of(model)
+    plain, drawn = (truncate(model, blocks, "layer2", 200, "none", head=h, image_size=64) for h in HEADS[:2])
+    assert torch.equal(plain.head.bias, drawn.head.bias)
+    weight = drawn.head.weight.detach()
+    reference = nn.init.kaiming_normal_(torch.empty_like(weight), generator=torch.Generator().manual_seed(0))
+    assert weight.std().item() == pytest.approx(reference.std().item(), rel=0.005)
+    assert weight.mean().item() == pytest.approx(0.0, abs=1e-4)
+    assert weight.abs().max() > 4 * reference.std()  # normal, not uniform
+    again = truncate(model, blocks, "layer2", 200, "none", head="kaiming_normal", image_size=64)
+    assert torch.equal(again.head.weight, weight)
+
+
+def test_errors_about_heads() -> None:
+    model = create_model("cbr_demo", classes=5, device="meta")
+    blocks = blocks_of(model)
+    with pytest.raises(BlocksError, match=r"Unknown head 'mpl': did you mean 'mlp'"):
+        truncate(model, blocks, 1, 2, head="mpl")
+    with pytest.raises(BlocksError, match=r"hidden=0 of truncate: expected a whole number"):
+        truncate(model, blocks, 1, 2, head="mlp", hidden=0)
+    with pytest.raises(BlocksError, match=r"hidden=8: a head 'linear' is one layer .*use head='mlp'"):
+        truncate(model, blocks, 1, 2, hidden=8)
+
+
+def test_a_depth_that_is_no_cut_lists_all_cuts() -> None:
+    model = create_model("resnet18", classes=5, device="meta")
+    points = ", ".join(f"layer{stage}.{number}" for stage in (1, 2, 3, 4) for number in (0, 1))
+    with pytest.raises(BlocksError, match=rf"All of them: {points}, all\.$"):
+        truncate(model, blocks_of(model, "layer"), "conv1", 2)
+
+
+def test_volumes_of_three_different_sides() -> None:
+    pytest.importorskip("monai")
+    model = create_model("resnet18", 2, 1, 3, device="meta")
+    short = truncate(model, blocks_of(model), "layer1", 2, "none", image_size=(16, 32, 48))
+    assert short.fc.in_features == 64 * 4 * 8 * 12
+    assert short(torch.zeros(1, 1, 16, 32, 48, device="meta")).shape == (1, 2)
+    with pytest.raises(BlocksError, match=r"Images of size \(16, 32\) .*expected one side or \(D, H, W\)"):
+        truncate(model, blocks_of(model), "layer1", 2, image_size=(16, 32))

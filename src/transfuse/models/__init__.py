@@ -8,6 +8,7 @@ from transfuse.models.published import PUBLISHED_NETWORKS
 from transfuse.models.recalibrate import recalibrate_
 from transfuse.models.slim import slim
 from transfuse.models.truncate import truncate
+from transfuse.models.truncate_unet import truncate_unet
 from transfuse.models.weights import Weights, WeightsFile, find_weights, load_weights, read_weights
 
 __all__ = [
@@ -32,5 +33,6 @@ __all__ = [
     "recalibrate_",
     "slim",
     "truncate",
+    "truncate_unet",
     "tune_only_",
 ]

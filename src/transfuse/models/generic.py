@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from transfuse.errors import BlocksError
+from transfuse.models.modules import MLPHead
 from transfuse.models.weightless import example_images, hooked, run_weightless
 
 
@@ -69,7 +70,9 @@ class Reason(NamedTuple):
 def _classifier(model: nn.Module) -> str | Reason:
     names = {module: name for name, module in model.named_modules()}
     if isinstance(model, nn.Sequential):
-        every = model.named_modules(remove_duplicate=False)
+        every = list(model.named_modules(remove_duplicate=False))
+        if heads := [name for name, module in every if isinstance(module, MLPHead)]:
+            return heads[0]
         stateful = [(name, module) for name, module in every if _direct_state(module)]
         if not stateful or not isinstance(stateful[-1][1], nn.Linear):
             return Reason("its last layer with parameters is not the nn.Linear that a classifier would be")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import torch
@@ -10,9 +11,12 @@ from torch import Tensor, nn
 
 from transfuse.errors import BlocksError
 from transfuse.models.blocks import Blocks
-from transfuse.models.draws import fresh_linear_
-from transfuse.models.modules import first_names, modules_of
+from transfuse.models.draws import fresh_linear_, generator_of
+from transfuse.models.modules import MLPHead, first_names, modules_of
 from transfuse.models.weightless import run_weightless
+
+HEADS = ("linear", "kaiming_normal", "mlp")
+WIDEST = 512  # hidden units of an MLP of which no number is given
 
 
 class FlatteningLinear(nn.Linear):
@@ -76,6 +80,32 @@ def fresh_head(linear: type[nn.Linear], path: str, width: int, classes: int, old
             for name, parameter in head.named_parameters():
                 parameter.copy_(fresh_linear_(torch.empty(parameter.shape), width, seed, f"{path}.{name}"))
     head.training = old.training
+    return head
+
+
+def new_head(
+    kind: str,
+    hidden: int | None,
+    linear: type[nn.Linear],
+    path: str,
+    width: int,
+    classes: int,
+    old: nn.Module,
+    seed: int,
+) -> nn.Module:
+    """A classifier of one of HEADS in the place `path` of `old`; see `truncate`."""
+    if kind == "mlp":
+        units = min(width, WIDEST) if hidden is None else hidden
+        first = fresh_head(linear, f"{path}.0", width, units, old, seed)
+        mlp = MLPHead(first, nn.ReLU(), fresh_head(nn.Linear, f"{path}.2", units, classes, old, seed))
+        for module in mlp.modules():
+            module.training = old.training
+        return mlp
+    head = fresh_head(linear, path, width, classes, old, seed)
+    if kind == "kaiming_normal" and not head.weight.is_meta:
+        normal = torch.empty(head.weight.shape).normal_(generator=generator_of(seed, f"{path}.weight"))
+        with torch.no_grad():
+            head.weight.copy_(normal.mul_(math.sqrt(2 / width)))
     return head
 
 

@@ -10,6 +10,10 @@ from torch import nn
 from transfuse.errors import nearest
 
 
+class MLPHead(nn.Sequential):
+    """A classifier of two linear layers with a ReLU between them, which `truncate` puts on a network where asked to."""
+
+
 def modules_of(model: nn.Module) -> dict[str, nn.Module]:
     """Every module by each of its names: one that is registered twice has two, as its entries in the state dict.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from typing import Any
 
 import torch
@@ -12,12 +11,9 @@ from torch import Tensor, nn
 from transfuse.errors import BlocksError
 from transfuse.models.blocks import Blocks, check_blocks
 from transfuse.models.channels import INPUT, Channels, channels_of
-from transfuse.models.draws import fresh_linear_, generator_of
+from transfuse.models.draws import CONVOLUTION, NORM, random_start_
 from transfuse.models.heads import FlatteningLinear, fresh_head, set_numbers
 from transfuse.models.weightless import example_images, run_weightless
-
-CONVOLUTION = nn.Conv1d | nn.Conv2d | nn.Conv3d
-NORM = nn.modules.batchnorm._NormBase
 
 
 def slim(model: nn.Module, blocks: Blocks, depth: int | str, factor: int = 2, *, seed: int = 0) -> nn.Module:
@@ -123,7 +119,7 @@ def _narrow(
         fresh = old.new_empty(shapes[name])
         if not old.is_meta:
             with torch.no_grad():
-                fresh.copy_(_start(module, name, torch.empty(shapes[name]), seed))
+                fresh.copy_(random_start_(torch.empty(shapes[name]), module, seed, name))
         leaf = name.rpartition(".")[2]
         if leaf in module._parameters:
             fresh = nn.Parameter(fresh, requires_grad=old.requires_grad)
@@ -132,14 +128,3 @@ def _narrow(
 
 def _tensor(module: nn.Module, name: str) -> Tensor:
     return getattr(module, name.rpartition(".")[2])
-
-
-def _start(module: nn.Module, name: str, empty: Tensor, seed: int) -> Tensor:
-    """How a layer starts at random: `initialise_` with rest="random" draws the same."""
-    leaf = name.rpartition(".")[2]
-    if isinstance(module, nn.Linear):
-        return fresh_linear_(empty, module.in_features, seed, name)
-    if isinstance(module, CONVOLUTION) and leaf == "weight":
-        fan_out = math.prod(module.kernel_size) * module.out_channels / module.groups
-        return empty.normal_(generator=generator_of(seed, name)).mul_(math.sqrt(2 / fan_out))
-    return empty.fill_(1.0 if isinstance(module, NORM) and leaf in ("weight", "running_var") else 0.0)

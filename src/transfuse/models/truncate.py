@@ -12,13 +12,15 @@ from torch import Tensor, nn
 
 from transfuse.errors import BlocksError, nearest
 from transfuse.models.blocks import Blocks, check_blocks, family_of, is_under
-from transfuse.models.heads import fitted_norm, fresh_head, head_of, head_paths, is_map, put, set_numbers
+from transfuse.models.heads import HEADS, fitted_norm, head_of, head_paths, is_map, new_head, put, set_numbers
 from transfuse.models.modules import first_names
+from transfuse.models.truncate_unet import cut_points, is_unet
 from transfuse.models.weightless import (
     Call,
     Watch,
     example_images,
     hooked,
+    naming_the_smallest,
     run_weightless,
     trace_modules,
 )
@@ -44,10 +46,12 @@ def truncate(
     classes: int,
     pool: str = "average",
     *,
-    image_size: int | None = None,
+    head: str = "linear",
+    hidden: int | None = None,
+    image_size: int | tuple[int, ...] | None = None,
     seed: int = 0,
 ) -> nn.Module:
-    """A new network that ends after `blocks[:depth]`, with a fresh linear head; maps (N, C, H, W) to (N, classes).
+    """A new network that ends after `blocks[:depth]`, with a fresh head; maps (N, C, H, W) to (N, classes).
 
     TTL (METHODS FT-7, FT-8; P, section 3) and the trimmed transformer (FT-12, MOD-14; M, appendix I). What is kept is a
     copy with its weights under its old names; what lies above is `nn.Identity` and takes no memory; the given network
@@ -62,14 +66,19 @@ def truncate(
         depth: how many blocks are kept, or up to which (see `Blocks.depth`); "all": the whole network with a new head.
         classes: outputs of the head.
         pool: "average": the network's own global pooling, then the head; "none": the whole feature map, flattened, is
-            what the head sees (FT-11; P, B.2, calls the head an MLP, its code has this one linear layer, drawn as
-            kaiming_normal where ours is a fresh head). Transformers with a class token have no pooling to leave out.
-        image_size: side of the images in pixels; decides the size of the head for "none" and is the network's own
-            default (224) otherwise.
+            what the head sees (FT-11). Transformers with a class token have no pooling to leave out.
+        head: "linear": one linear layer, drawn as torch's default, as every fresh head here; "kaiming_normal": one
+            linear layer whose weights are N(0, 2 / F) for F features, as in P's code; "mlp": two with a ReLU between
+            them, each drawn as torch's default, for P's text (B.2) calls the head an MLP.
+        hidden: units between the two layers of an "mlp"; None: as many as features, at most 512. P gives no number and
+            its code has no such layer, so this one is ours.
+        image_size: side of the images in pixels, or (H, W) or (D, H, W); decides the size of the head for "none" and is
+            the network's own default (224, or 96 for volumes) otherwise.
         seed: of the head.
 
-    Raises BlocksError where the network cannot be cut, naming the nearest cut points, and where something between the
-    cut and the head would change the activation.
+    Raises BlocksError where the network cannot be cut, naming the nearest cut points, where something between the cut
+    and the head would change the activation, for images that are too small, naming the smallest that pass, and for a
+    U-Net, which `truncate_unet` cuts.
 
     >>> from transfuse.models.blocks import blocks_of
     >>> from transfuse.models.create import create_model
@@ -78,16 +87,28 @@ def truncate(
     >>> blocks_of(short).names, sum(parameter.numel() for parameter in short.parameters())
     (('layer1', 'layer2'), 210242)
     """
-    if pool not in POOLS:
-        raise BlocksError(f"Unknown pool {pool!r}: {nearest(pool, POOLS)}")
-    for argument, value in (("classes", classes), ("image_size", 1 if image_size is None else image_size)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise BlocksError(f"{argument}={value!r} of truncate: expected a whole number of at least 1.")
+    for argument, value, choices in (("pool", pool, POOLS), ("head", head, HEADS)):
+        if value not in choices:
+            raise BlocksError(f"Unknown {argument} {value!r}: {nearest(value, choices)}")
+    side = 1 if image_size is None or isinstance(image_size, tuple) else image_size
+    counts = (("classes", classes), ("image_size", side), ("hidden", 1 if hidden is None else hidden))
+    for argument, number in counts:
+        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+            raise BlocksError(f"{argument}={number!r} of truncate: expected a whole number of at least 1.")
+    if hidden is not None and head != "mlp":
+        raise BlocksError(f"hidden={hidden!r}: a head {head!r} is one layer without hidden units; use head='mlp'.")
+    if is_unet(model):
+        raise BlocksError(
+            f"This {type(model).__name__} is a U-Net, whose skips pass over every border inside, so encoder and "
+            "decoder are cut symmetrically: truncate_unet(model, blocks, depth, classes) does it. Its cut points: "
+            f"{', '.join((*cut_points(model), 'all'))}."
+        )
     count = _cut(check_blocks(model, blocks), depth)
     first = first_names(model)  # a module that has two names is watched under the first
     blocks = replace(blocks, items=tuple(replace(block, output=first[block.output]) for block in blocks))
     images = example_images(model, image_size)
-    calls = trace_modules(model, images)
+    with naming_the_smallest(model, images):
+        calls = trace_modules(model, images)
     pooling = pooling_of(model, blocks, calls)
     if pooling and count < len(blocks) and isinstance(model.get_submodule(pooling), nn.Identity | nn.Flatten):
         raise BlocksError(
@@ -140,7 +161,7 @@ def truncate(
         put(short, path, fitted[path])
     for path in heads:
         linear, width = head_of(path, arriving[path], features, pool, count < len(blocks))
-        put(short, path, fresh_head(linear, path, width, classes, model.get_submodule(path), seed))
+        put(short, path, new_head(head, hidden, linear, path, width, classes, model.get_submodule(path), seed))
     set_numbers(short, classes, arriving[heads[0]][0].numel())
     output = run_weightless(short, images)
     if not isinstance(output, Tensor) or output.shape != (len(images), classes):
@@ -178,8 +199,8 @@ def _cut(blocks: Blocks, depth: int | str) -> int:
         raise BlocksError(f"Depth {depth!r} keeps no block: the first cut point is {near}.")
     raise BlocksError(
         f"After {blocks[count - 1].name!r} (depth {depth!r}, level {blocks.level!r}) the network cannot be cut: what "
-        "follows needs more than its output (inside of residual, dense or transformer blocks; in a U-Net the skips, so "
-        f"encoder and decoder would have to be cut symmetrically). The nearest cut points: {near}."
+        "follows needs more than its output (inside of residual, dense or transformer blocks). The nearest cut points: "
+        f"{near}. All of them: {', '.join([*(blocks[number - 1].name for number in points), 'all'])}."
     )
 
 

@@ -14,6 +14,8 @@ from transfuse.errors import BlocksError
 from transfuse.models.architectures.tokens import image_size_of
 
 SIDES = {1: 1024, 2: 224, 3: 96}  # of an image, by its dimensions, where a network says nothing
+_PERHAPS = "It may need another image_size."
+_SIZES = {1: "(L,)", 2: "(H, W)", 3: "(D, H, W)"}
 CONVOLUTIONS = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
 
 Operation = Callable[[Any, tuple[Any, ...], Any], None]
@@ -32,25 +34,76 @@ class Call(NamedTuple):
     shape_out: tuple[int, ...]
 
 
-def example_images(model: nn.Module, image_size: int | None = None) -> Tensor:
-    """Two images without memory, (2, C, *side), as a network takes them.
+def example_images(model: nn.Module, image_size: int | tuple[int, ...] | None = None) -> Tensor:
+    """Two images without memory, (2, C, *sides), as a network takes them.
 
-    C is that of the first convolution (or the features of a first linear layer). The side is `image_size`, or that for
-    which a transformer is built, or timm's default for the network, or else 224 pixels (96 for volumes).
+    C and the type are those of the first convolution (or the features of a first linear layer). The sides are
+    `image_size`, one number for all or (H, W) or (D, H, W); or those for which a transformer is built, or timm's
+    default for the network, or else 224 pixels (96 for volumes).
 
-    >>> example_images(nn.Conv3d(1, 8, 3)).shape
-    torch.Size([2, 1, 96, 96, 96])
+    Raises BlocksError for sides that are no whole numbers of at least 1, and for another number of them.
+
+    >>> example_images(nn.Conv3d(1, 8, 3)).shape, example_images(nn.Conv3d(1, 8, 3), (16, 64, 64)).shape
+    (torch.Size([2, 1, 96, 96, 96]), torch.Size([2, 1, 16, 64, 64]))
     """
     first = next((module for module in model.modules() if isinstance(module, (*CONVOLUTIONS, nn.Linear))), None)
+    parameters = [] if first is None else first.parameters()
+    dtype = next((one.dtype for one in parameters if one.dtype.is_floating_point), torch.float32)
     if isinstance(first, nn.Linear):
-        return torch.zeros(2, first.in_features, device="meta")
+        return torch.zeros(2, first.in_features, device="meta", dtype=dtype)
     dims = next((dims for kind, dims in CONVOLUTIONS.items() if isinstance(first, kind)), 2)
     channels = getattr(first, "in_channels", 3)
     size = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", (3, *[SIDES[dims]] * dims))[1:]
     size = image_size_of(model) or size
     if image_size is not None:
-        size = (image_size,) * dims
-    return torch.zeros(2, channels, *size, device="meta")
+        size = image_size if isinstance(image_size, tuple) else (image_size,) * dims
+        if len(size) != dims or any(not isinstance(side, int) or isinstance(side, bool) or side < 1 for side in size):
+            raise BlocksError(
+                f"Images of size {image_size!r} for this {type(model).__name__}: expected one side or {_SIZES[dims]}, "
+                "in whole numbers of at least 1."
+            )
+    return torch.zeros(2, channels, *size, device="meta", dtype=dtype)
+
+
+@contextmanager
+def naming_the_smallest(model: nn.Module, images: Tensor) -> Iterator[None]:
+    """Adds to a BlocksError about images that do not pass the smallest ones that do, if images are too small.
+
+    Args:
+        model: the network.
+        images: (N, C, *sides), of which the size is tried.
+    """
+    try:
+        yield
+    except BlocksError as error:
+        if smallest := _smallest_side(model, images):
+            what = {1: "signals", 2: "images", 3: "volumes"}[images.ndim - 2]
+            sides = " x ".join([str(smallest)] * (images.ndim - 2))
+            why = str(error).removesuffix(_PERHAPS)
+            raise BlocksError(f"{why}They are too small: the smallest {what} that pass are {sides}.") from error
+        raise
+
+
+def _smallest_side(model: nn.Module, images: Tensor) -> int | None:
+    """The smallest equal sides that pass, found by halving; None where these pass or those of its own size do not."""
+    tensors = weightless_tensors(model)
+
+    def passes(side: int) -> bool:
+        try:
+            run_weightless(model, images.new_zeros(*images.shape[:2], *[side] * (images.ndim - 2)), tensors)
+        except BlocksError:
+            return False
+        return True
+
+    if images.ndim < 3:
+        return None
+    below, above = min(images.shape[2:]), max(example_images(model).shape[2:])
+    if below >= above or passes(below) or not passes(above):
+        return None
+    while above - below > 1:
+        middle = (below + above) // 2
+        below, above = (below, middle) if passes(middle) else (middle, above)
+    return above
 
 
 def weightless_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -89,7 +142,7 @@ def run_weightless(model: nn.Module, images: Tensor, tensors: dict[str, Tensor] 
         size = " x ".join(str(side) for side in images.shape[2:])
         raise BlocksError(
             f"A forward pass without data through this {type(model).__name__} fails for images of {size} pixels and "
-            f"{images.shape[1]} channels ({type(error).__name__}: {str(error)[:200]}). It may need another image_size."
+            f"{images.shape[1]} channels ({type(error).__name__}: {str(error)[:200]}). {_PERHAPS}"
         ) from error
     finally:
         for module, mode in modes.items():

@@ -1,7 +1,9 @@
 """Blocks of U-Nets of segmentation-models-pytorch with a ResNet as encoder: its blocks, then those of the decoder.
 
-None of them is a cut: skips pass over every border inside, and above the last block there is a map and no vector. M
-defines no `wt-st` modules for this family; in `layer` the tap of the first convolution is before its norm.
+None of them is a cut: skips pass over every border inside, and above the last block there is a map and no vector;
+`truncate_unet` cuts encoder and decoder together. Cut above its stem, a U-Net has no pooling: the stem ends with its
+activation. M defines no `wt-st` modules for this family; in `layer` the tap of the first convolution is before its
+norm.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 from transfuse.models.architectures.family import Family, Rule
 
 _FIRST = ("encoder.conv1", "encoder.bn1")
-_STEM = Rule("encoder.stem", _FIRST, "encoder.maxpool", cut=False)
+_STEM = Rule("encoder.stem", (*_FIRST, "encoder.relu", "encoder.maxpool"), cut=False)
 _STAGES = tuple(Rule(f"encoder.layer{stage}", cut=False) for stage in (1, 2, 3, 4))
 _RESIDUAL_BLOCKS = tuple(Rule(f"encoder.layer{stage}.*", cut=False) for stage in (1, 2, 3, 4))
 _DECODER = Rule("decoder.blocks.*", cut=False)
