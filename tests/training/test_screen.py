@@ -136,6 +136,7 @@ def test_gradients_go_where_they_should() -> None:
 def test_frozen_trains_heads_only(split: Split) -> None:
     for model in (network(), vit()):
         blocks = parts(model)
+        freeze_(model, blocks, 2)  # something of it already, tokens and positions among it
         start = exits(model, blocks, 3, depths=[2, "all"], seed=2).state_dict()
         found = screen(model, blocks, split, RECIPE, steps=4, depths=[2, "all"], trunk="frozen", seed=2)
         heads = found.network.blocks.head
@@ -256,6 +257,21 @@ def test_multilabel_with_missing_labels(multilabel_split: Split) -> None:
         assert one.value == pytest.approx(value)
     assert found.exits[0].scores.sum(axis=1).std() > 0.01  # two sigmoids, no softmax
     assert found.ranked[0].value > 0.8
+
+
+def test_unpooled_heads_and_an_arm_that_is_frozen() -> None:
+    model = create_model("test_resnet", classes=3).eval()
+    blocks, images = blocks_of(model), torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    freeze_(model, blocks, "layer1")
+    together = exits(model, blocks, 3, depths=["layer2", "all"], pool="none", image_size=32, seed=1)
+    shorts = [truncate(model, blocks, d, 3, pool="none", image_size=32, seed=1) for d in ("layer2", "all")]
+    with torch.no_grad():
+        assert torch.equal(together(images), torch.stack([short(images) for short in shorts], dim=1))
+    trained = {name.rpartition("network.")[2].partition(".")[0] for name, p in together.named_parameters()
+               if p.requires_grad}  # fmt: skip
+    assert trained == {"layer2", "layer3", "layer4", "fc"}
+    modes = {name: module.training for name, module in together.train().network.named_modules()}
+    assert (modes["layer1"], modes["layer2"]) == (False, True)
 
 
 def test_no_cut_points() -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transfuse.errors import BlocksError, nearest
 from transfuse.models.blocks import Block, Blocks, check_blocks, is_under
 from transfuse.models.complexity import complexity
+from transfuse.models.freeze import forget_frozen
 from transfuse.models.heads import put
 from transfuse.models.modules import first_names, modules_of
 from transfuse.models.truncate import truncate
@@ -256,7 +257,8 @@ class _StandIn(nn.Module):
     def __init__(self, arriving: _Arriving, shape: tuple[int, ...] | None, module: nn.Module) -> None:
         super().__init__()
         plain = bool | int | float | str | tuple
-        vars(self).update({name: value for name, value in vars(module).items() if isinstance(value, plain)})
+        own = {name: value for name, value in vars(module).items() if not name.startswith("_")}
+        vars(self).update({name: value for name, value in own.items() if isinstance(value, plain)})
         self.arriving, self.shape = arriving, shape
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -299,6 +301,7 @@ def _empty(module: nn.Module, name: str) -> None:
     """Puts a buffer without memory in the place of a parameter or buffer, outside of the state dict."""
     tensor = getattr(module, name)
     delattr(module, name)
+    forget_frozen(module, name)
     if tensor is not None:
         value = math.nan if tensor.is_floating_point() else 0
         tensor = torch.full((), value, dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
