@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transfuse.models import Blocks, blocks_of, create_model, freeze_
 from transfuse.models.blocks import family_of
 from transfuse.models.create import import_timm
+from transfuse.models.exits import exit_depths, exits
 from transfuse.models.memory_order import channels_last, takes_channels_last
 from transfuse.models.prefix import cut_of, features_at, going_on_from, why_not_from
 from transfuse.models.truncate import truncate
@@ -278,6 +279,66 @@ def test_a_network_goes_on_from_its_features_at_every_cut(name: str) -> None:
             assert torch.equal(model(order(features)), expected), blocks[number - 1].name
         with torch.no_grad():
             assert torch.equal(model(order(batch)), expected)  # images again
+
+
+def check_exits(name: str, depths: list[int]) -> None:
+    model, batch = network(name), images(name)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    blocks, side = blocks_of(model, "block"), batch.shape[-1]
+    together = exits(model, blocks, 3, depths=depths, image_size=side, seed=4)
+    assert [one.depth for one in together.exits] == depths
+    assert not together.network.training
+    shorts = [truncate(model, blocks, depth, 3, image_size=side, seed=4) for depth in depths]
+    with torch.no_grad():
+        expected = torch.stack([short(batch) for short in shorts], dim=1)
+        assert torch.equal(together(batch), expected)
+        assert torch.equal(copy.deepcopy(together)(batch), expected)
+    learning = together(batch)
+    assert torch.equal(learning.detach(), expected)  # with gradients the tails run later
+    assert [one.parameters for one in together.exits] == [count(short) for short in shorts]
+    # what belongs to one exit is its head and a norm that stays, and in the state dict nothing else
+    stays = tuple(path for block in blocks if block.stays for path in block.paths)
+    assert {key for key in together.state_dict() if key.startswith("tails.")} == {
+        f"tails.{number}.network.{key}"
+        for number, short in enumerate(shorts[:-1])
+        for key in short.state_dict()
+        if key.startswith((*blocks.head, *stays))
+    }
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+    # each block gets the mean of what the truncated networks that have it would give it, what is above a cut its own
+    targets = torch.tensor([0, 2])
+    sum(nn.functional.cross_entropy(logits, targets) for logits in learning.unbind(1)).backward()
+    for short in shorts:
+        nn.functional.cross_entropy(short(batch), targets).backward()
+    found = dict(together.named_parameters())
+    alone: dict[str, list[Tensor | None]] = {key: [] for key in found}
+    for number, short in enumerate(shorts):
+        for key, parameter in short.named_parameters():
+            mine = f"tails.{number}.network.{key}"
+            alone[mine if mine in found else f"network.{key}"].append(parameter.grad)
+    for key, gradients in alone.items():
+        given = [gradient for gradient in gradients if gradient is not None]
+        if not given:  # the bias below a norm that takes it away, and the like
+            assert found[key].grad is None
+            continue
+        expected = torch.stack(given).mean(0)
+        got = found[key].grad
+        assert got is not None
+        assert (got - expected).norm() <= 1e-4 * expected.norm() + 1e-6, key
+
+
+@pytest.mark.parametrize(
+    "name", ["cbr_demo", "test_resnet", "test_efficientnet", "vgg", "densenet", "swin", "vit", "distilled", "resnet_3d"]
+)
+def test_every_exit_is_the_truncated_network(name: str) -> None:
+    depths = exit_depths(blocks_of(network(name), "block"))
+    check_exits(name, [depths[len(depths) // 2], depths[-1]])
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", [*NARROW, "mobilenetv2_050"])
+def test_exits_everywhere(name: str) -> None:
+    check_exits(name, list(exit_depths(blocks_of(network(name), "block"))))
 
 
 WHOLE = [

@@ -2,6 +2,7 @@
 
 from transfuse.models.blocks import LEVELS, Block, Blocks, blocks_of, check_blocks
 from transfuse.models.create import create_model, list_models
+from transfuse.models.exits import Exits, exit_depths, exits
 from transfuse.models.freeze import freeze_, frozen_fingerprint, prefix_fingerprint, tune_only_
 from transfuse.models.lora import add_lora_, merge_lora_
 from transfuse.models.published import PUBLISHED_NETWORKS
@@ -16,12 +17,15 @@ __all__ = [
     "PUBLISHED_NETWORKS",
     "Block",
     "Blocks",
+    "Exits",
     "Weights",
     "WeightsFile",
     "add_lora_",
     "blocks_of",
     "check_blocks",
     "create_model",
+    "exit_depths",
+    "exits",
     "find_weights",
     "freeze_",
     "frozen_fingerprint",

@@ -136,6 +136,13 @@ def _thaw(model: nn.Module) -> None:
             module.train(model.training)
 
 
+def forget_frozen(module: nn.Module, name: str) -> None:
+    """Takes a direct tensor of a module, which is about to go, out of what is known to be frozen."""
+    for mark in (_HELD, _THAW):
+        if mark in vars(module):
+            vars(module)[mark] = tuple(held for held in vars(module)[mark] if held != name)
+
+
 def _owned(blocks: Iterable[Block], key: str) -> bool:
     return any(block.owns(key) for block in blocks)
 

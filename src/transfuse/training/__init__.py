@@ -6,6 +6,7 @@ from transfuse.training.optimizers import Optimizer
 from transfuse.training.prediction import predict
 from transfuse.training.recipe import RECIPES, Recipe, Stopping
 from transfuse.training.schedules import Schedule
+from transfuse.training.screen import Screen, ScreenedExit, screen
 
 __all__ = [
     "RECIPES",
@@ -14,7 +15,10 @@ __all__ = [
     "Optimizer",
     "Recipe",
     "Schedule",
+    "Screen",
+    "ScreenedExit",
     "Stopping",
     "fit",
     "predict",
+    "screen",
 ]

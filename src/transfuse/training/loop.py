@@ -25,6 +25,7 @@ from transfuse.training.history import Diverged, Epoch, History
 from transfuse.training.identity import digest_of_weights, settings_of
 from transfuse.training.l2_sp import anchored_parameters, draw_back
 from transfuse.training.losses import Loss, loss_for
+from transfuse.training.objective import Objective
 from transfuse.training.optimizers import make_optimizer
 from transfuse.training.prediction import check_logits, device_of
 from transfuse.training.recipe import Recipe
@@ -48,6 +49,7 @@ def fit(
     frozen_check: Callable[[nn.Module], Any] | None = None,
     snapshots: Collection[int] = (),
     keep: Callable[[int, nn.Module], None] | None = None,
+    objective: Objective | None = None,
 ) -> Iterator[Epoch]:
     """Train `model` on `split.train`; yields an `Epoch` at each validation on `split.val`.
 
@@ -88,6 +90,7 @@ def fit(
             a fixed batch; called at the start and at each validation.
         snapshots, keep: after each of these steps `keep(step, model)` is called, to write the weights down; it must not
             change the network. A training that goes on from a checkpoint calls it again for the steps it repeats.
+        objective: another loss and validation than the recipe's, for a network whose output is not one logit a class.
 
     Raises:
         TrainingError: arguments that cannot be meant, a checkpoint of another training, of a network that began with
@@ -116,7 +119,10 @@ def fit(
         recipe=recipe,
         batches=batches,
         history=_new_history(recipe, batches.steps_per_epoch, steps, epochs),
-        loss=loss_for(recipe.loss, task=info.task, classes=len(info.classes), class_weights=recipe.class_weights),
+        loss=objective.loss
+        if objective is not None
+        else loss_for(recipe.loss, task=info.task, classes=len(info.classes), class_weights=recipe.class_weights),
+        objective=objective,
         optimizer=make_optimizer(model, recipe.optimizer, head, blocks, anchored),
         runtime=runtime,
         drawn_back=tuple(drawn_back.values()),
@@ -135,6 +141,8 @@ def fit(
             seed=seed,
             processes=runtime.processes,
         )
+        if objective is not None:
+            training.settings["objective"] = objective.name
     return _epochs(training, frozen_check)
 
 
@@ -163,6 +171,7 @@ class _Training:
     loss: Loss
     optimizer: torch.optim.Optimizer
     runtime: Runtime
+    objective: Objective | None = None
     drawn_back: tuple[nn.Parameter, ...] = ()  # by L2-SP
     keep: dict[int, Callable[[int, nn.Module], None]] = field(default_factory=dict)  # at which steps, and who
     channels_last: bool = True
@@ -222,7 +231,7 @@ def _train_until(training: _Training, module: nn.Module, until: int) -> Epoch:
         if unread is not None:
             total += _finite(training, *unread)
     trained = time.perf_counter() - started
-    values = validate(training.model, training.split.val, training.loss, training.recipe) if runtime.is_main else None
+    values = _validated(training) if runtime.is_main else None
     values = runtime.broadcast(values)
     if values is None:
         raise _diverged(training, "an output for the validation part is not finite", step)
@@ -236,6 +245,12 @@ def _train_until(training: _Training, module: nn.Module, until: int) -> Epoch:
     )
 
 
+def _validated(training: _Training) -> dict[str, float] | None:
+    if training.objective is not None:
+        return training.objective.validate(training.model)
+    return validate(training.model, training.split.val, training.loss, training.recipe)
+
+
 def _step(training: _Training, module: nn.Module, step: int, positions: np.ndarray, reductions: int) -> Tensor:
     """One optimiser step; its loss."""
     runtime, batches, optimizer = training.runtime, training.batches, training.optimizer
@@ -246,7 +261,9 @@ def _step(training: _Training, module: nn.Module, step: int, positions: np.ndarr
     for group in optimizer.param_groups:
         group["lr"] = training.history.learning_rate(step, group["base_rate"], reductions)
     seed_step(runtime.device, step_seed(batches.seed, DROPOUT, step, runtime.process))
-    logits = check_logits(runtime.forward(module, images), len(mine), len(batches.part.dataset.info.classes))
+    logits = runtime.forward(module, images)
+    if training.objective is None:
+        check_logits(logits, len(mine), len(batches.part.dataset.info.classes))
     loss = training.loss(logits, targets)
     if runtime.processes > 1:  # their gradients are averaged: weigh each by its share of the batch
         loss = loss * (len(mine) * runtime.processes / len(positions))
@@ -299,6 +316,8 @@ def _save(training: _Training, epoch: Epoch) -> None:
         "runtime": training.runtime.state_dict(),
         "last_good": list(training.last_good),
     }
+    if training.objective is not None:
+        state["objective"] = training.objective.state_dict()
     checkpoint.save_state(training.folder, state)
     if epoch.is_best:  # second, so that a kill between the two can be made good from the first
         checkpoint.save_weights(training.folder, training.best, step=epoch.step)
@@ -335,6 +354,8 @@ def _resume(training: _Training) -> None:
     training.optimizer.load_state_dict(state["optimizer"])
     training.runtime.load_state_dict(state["runtime"])
     training.last_good = (int(state["last_good"][0]), float(state["last_good"][1]))
+    if training.objective is not None:
+        training.objective.load_state_dict(state["objective"])
     if weights is not None:
         training.best = weights
     elif best is not None:

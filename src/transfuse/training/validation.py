@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from transfuse import metrics
 from transfuse.data.splits import Part
@@ -25,8 +25,11 @@ def validate(model: nn.Module, part: Part, loss: Loss, recipe: Recipe) -> dict[s
     """
     # without gradients, four times the training batch fits in the same memory
     logits = logits_of(model, part, batch_size=min(256, 4 * recipe.batch_size))
-    if not bool(torch.isfinite(logits).all()):
-        return None
+    return values_of(logits, part, loss, recipe) if bool(torch.isfinite(logits).all()) else None
+
+
+def values_of(logits: Tensor, part: Part, loss: Loss, recipe: Recipe) -> dict[str, float]:
+    """What `validate` returns, for finite logits (N, C) of the images of `part`."""
     info = part.dataset.info
     values = {"loss": float(loss(logits, torch.from_numpy(np.array(part.targets))))}
     scores = probabilities_of(logits, loss_name(recipe.loss, info.task)).numpy()

@@ -1,0 +1,303 @@
+"""The one-training screen: every truncated network ranked by one training of a network with a head at every cut."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from transfuse.data.splits import Part, Split
+from transfuse.errors import TrainingError
+from transfuse.models.blocks import Blocks
+from transfuse.models.exits import Exit, Exits, exits
+from transfuse.models.freeze import freeze_
+from transfuse.models.memory_order import channels_last, takes_channels_last
+from transfuse.models.weightless import example_images, run_weightless
+from transfuse.training.batches import make_batches
+from transfuse.training.device import evaluation_mode
+from transfuse.training.history import Diverged, Epoch
+from transfuse.training.loop import fit
+from transfuse.training.losses import Loss, loss_for, loss_name, probabilities_of
+from transfuse.training.prediction import device_of
+from transfuse.training.recipe import Recipe
+from transfuse.training.validation import values_of
+
+
+@dataclass(frozen=True)
+class ScreenedExit:
+    """What a screen found of one truncated network.
+
+    Attributes:
+        block: the name of its last block.
+        depth: how many blocks it keeps.
+        parameters: of the truncated network by itself, head included.
+        macs: of one image through it.
+        scores: class probabilities (N, C) float32 of the validation images in their order, as `predict` gives them, at
+            the exit's best validation.
+        value: the monitored metric of these scores; `loss` where that is monitored.
+        step: after how many steps that was.
+        curve: the monitored value at each validation.
+    """
+
+    block: str
+    depth: int
+    parameters: int
+    macs: int
+    scores: np.ndarray = field(repr=False, compare=False)
+    value: float
+    step: int
+    curve: tuple[float, ...] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Screen:
+    """What a screen found of all of them, from the shallowest to the deepest.
+
+    Attributes:
+        exits: one for each truncated network.
+        monitor: the metric by which they are ranked.
+        higher_is_better: whether more of it is better.
+        trunk: which losses trained the blocks.
+        steps: how many were taken.
+        training_macs: multiply-accumulate operations of training: for each image a forward pass through the whole
+            network and its heads, and twice as much again for the gradients of weights and inputs, for what lies above
+            the lowest blocks that are frozen.
+        validation_macs: those of validation, forward passes.
+        network: the network with its exits, as the training left it: the weights of the best validation, where
+            the mean over exits was monitored ("top": that of the deepest).
+    """
+
+    exits: tuple[ScreenedExit, ...]
+    monitor: str
+    higher_is_better: bool
+    trunk: str
+    steps: int
+    training_macs: int
+    validation_macs: int
+    network: Exits = field(repr=False, compare=False)
+
+    @property
+    def ranked(self) -> tuple[ScreenedExit, ...]:
+        """The exits from the best to the worst by their monitored value; of equals the smaller network is first."""
+        sign = -1 if self.higher_is_better else 1
+        return tuple(sorted(self.exits, key=lambda one: (sign * one.value, one.parameters)))
+
+
+def screen(
+    model: nn.Module,
+    blocks: Blocks,
+    split: Split,
+    recipe: Recipe | None = None,
+    *,
+    steps: int | None = None,
+    epochs: float | None = None,
+    learning_rate: float | None = None,
+    depths: Sequence[int | str] | None = None,
+    trunk: str = "joint",
+    pool: str = "average",
+    anchored: Collection[str] | None = None,
+    seed: int = 0,
+    checkpoint_dir: str | Path | None = None,
+    device: str = "auto",
+    watch: Callable[[Epoch], None] | None = None,
+) -> Screen:
+    """Rank the truncated networks of `model` by one training with a head at every cut; reads no test data.
+
+    The network of `models.exits` is trained as `fit` trains: each head by its own loss, and the blocks as `trunk`
+    says. With one exit that is the ordinary fine-tuning of that truncated network, bit for bit; with "top" the deepest
+    network is fine-tuned as if it were alone (unless gradients are clipped, which is by the norm of all of them). A
+    plateau, early stopping and `network` follow the mean of the monitored value over exits, with "top" that of the
+    deepest.
+
+    Each exit is reported at its own best validation, as a fine-tuning of its own would be. So its value is the best of
+    several, too good as an estimate, and the more so the fewer the validation images and the more the validations.
+    That is the same for all candidates but for how much their curves move, so compare exits with each other, never with
+    a number from elsewhere, and measure the chosen network anew, on test data, after a training of its own.
+
+    Args:
+        model: the network before it is cut, as initialised; it stays as it is. What is frozen in it stays frozen.
+        blocks: its blocks.
+        split: its `train` and `val` parts are read.
+        recipe, steps, epochs, learning_rate, checkpoint_dir, device: as in `fit`.
+        depths: exits after these blocks only; None: every cut point and the whole network.
+        trunk: "joint", "top" or "frozen" (heads only, so a linear probe at every cut), see `exits`.
+        pool: "average" or "none", as in `truncate`.
+        anchored: names in `model` of the transferred parameters, for a recipe with `l2_sp`.
+        seed: of the heads, and of the order, augmentation and dropout.
+        watch: is given each epoch, whose `validation` holds `<monitor>/<block>` for every exit.
+
+    Raises:
+        BlocksError: a network that cannot be cut, an unknown trunk or depth.
+        TrainingError: as `fit`; a class that the monitored metric needs and the validation part lacks.
+        Diverged: a TrainingError; the loss or an output of an exit, which is named, is not finite.
+
+    ::
+
+        found = screen(model, blocks_of(model, "block"), split, steps=200)
+        print([exit.block for exit in found.ranked], found.training_macs)
+    """
+    recipe = recipe if recipe is not None else Recipe()
+    info, size = split.train.dataset.info, split.train.dataset.size
+    network = exits(
+        model, blocks, len(info.classes), depths=depths, trunk=trunk, pool=pool, image_size=size, seed=seed
+    )  # fmt: skip
+    if trunk == "frozen":
+        freeze_(network, network.blocks, "all")
+    macs, learning_macs = _macs(network, size)
+    loss = loss_for(recipe.loss, task=info.task, classes=len(info.classes), class_weights=recipe.class_weights)
+    objective = _EveryExit(network.exits, trunk, split.val, recipe, loss)
+    seen: list[Epoch] = []
+    try:
+        for epoch in fit(
+            network,
+            split,
+            recipe,
+            steps=steps,
+            epochs=epochs,
+            learning_rate=learning_rate,
+            blocks=network.blocks,
+            anchored=None if anchored is None else _names(model, network, anchored),
+            seed=seed,
+            checkpoint_dir=checkpoint_dir,
+            device=device,
+            objective=objective,
+        ):
+            seen.append(epoch)
+            if watch is not None:
+                watch(epoch)
+    except Diverged as problem:
+        raise objective.named(problem) from problem
+    return Screen(
+        exits=tuple(objective.found(number, seen) for number in range(len(network.exits))),
+        monitor=recipe.monitor,
+        higher_is_better=recipe.higher_is_better,
+        trunk=trunk,
+        steps=seen[-1].step,
+        training_macs=_images(split.train, recipe, network, seen[-1].step) * (macs + 2 * learning_macs),
+        validation_macs=len(seen) * len(split.val) * macs,
+        network=network,
+    )
+
+
+class _EveryExit:
+    """The `Objective` of a screen: the losses of all exits, and the scores of each at its best validation."""
+
+    def __init__(self, found: Sequence[Exit], trunk: str, part: Part, recipe: Recipe, loss: Loss) -> None:
+        self.exits, self.trunk, self.part, self.recipe, self._loss = found, trunk, part, recipe, loss
+        self.best: list[float] = []
+        self.scores: list[Tensor] = []
+        self.losses: deque[Tensor] = deque(maxlen=2)  # of the last steps: `fit` reads a loss one step late
+        self.failed: list[str] = []
+
+    @property
+    def name(self) -> str:
+        return f"{self.trunk} trunk, exits {', '.join(f'{one.name} ({one.depth})' for one in self.exits)}"
+
+    def loss(self, output: Tensor, targets: Tensor) -> Tensor:
+        """The sum over exits of their losses, for logits (N, exits, C)."""
+        each = torch.stack([self._loss(logits, targets) for logits in output.unbind(1)])
+        self.losses.append(each.detach())
+        return each.sum()
+
+    def validate(self, model: nn.Module) -> dict[str, float] | None:
+        """The mean over exits, with "top" the deepest exit's, of what a validation measures; each exit's monitor."""
+        logits = self._logits(model)
+        finite = torch.isfinite(logits).all(dim=2).all(dim=0)
+        self.failed = [one.name for one, fine in zip(self.exits, finite.tolist(), strict=True) if not fine]
+        if self.failed:
+            return None
+        monitor, sign = self.recipe.monitor, 1 if self.recipe.higher_is_better else -1
+        head = loss_name(self.recipe.loss, self.part.dataset.info.task)
+        each = [values_of(one, self.part, self._loss, self.recipe) for one in logits.unbind(1)]
+        for number, values in enumerate(each):
+            scores, value = probabilities_of(logits[:, number], head), values[monitor]
+            if number == len(self.best):  # the first validation
+                self.best.append(value)
+                self.scores.append(scores)
+            elif sign * value > sign * self.best[number] or math.isnan(self.best[number]):
+                self.best[number], self.scores[number] = value, scores
+        counted = each[-1:] if self.trunk == "top" else each
+        names = [name for name in each[0] if "/" not in name]
+        found = {name: sum(values[name] for values in counted) / len(counted) for name in names}
+        own = {f"{monitor}/{one.name}": values[monitor] for one, values in zip(self.exits, each, strict=True)}
+        return found | own
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": list(self.best), "scores": list(self.scores)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best, self.scores = list(state["best"]), list(state["scores"])
+
+    def found(self, number: int, epochs: Sequence[Epoch]) -> ScreenedExit:
+        """What there is of an exit at the end."""
+        one = self.exits[number]
+        curve = tuple(epoch.validation[f"{self.recipe.monitor}/{one.name}"] for epoch in epochs)
+        value = self.best[number]
+        step = next((epoch.step for epoch, other in zip(epochs, curve, strict=True) if other == value), epochs[0].step)
+        return ScreenedExit(
+            one.name, one.depth, one.parameters, one.macs, self.scores[number].numpy(), value, step, curve
+        )  # fmt: skip
+
+    def named(self, problem: Diverged) -> Diverged:
+        """The same error, with the exits that it came from."""
+        names = self.failed
+        for losses in self.losses:
+            bad = (~torch.isfinite(losses)).tolist()
+            names = names or [one.name for one, is_bad in zip(self.exits, bad, strict=True) if is_bad]
+        what = f"{problem.what} (exit {', '.join(map(repr, names))})"
+        last_good = (problem.last_good_step, problem.last_good_loss)
+        return Diverged(what, problem.step, problem.epoch, problem.learning_rate, last_good)
+
+    def _logits(self, model: nn.Module) -> Tensor:
+        """Logits (N, exits, C) float32 on the CPU, in the batches of an ordinary validation."""
+        size, device = min(256, 4 * self.recipe.batch_size), device_of(model)
+        logits = []
+        with evaluation_mode(model):
+            for images, _ in self.part.batches(size):
+                placed = images.to(device)
+                ordered = channels_last(placed) if takes_channels_last(model, placed) else placed
+                logits.append(model(ordered).float().cpu())
+        return torch.cat(logits)
+
+
+def _names(model: nn.Module, network: Exits, anchored: Collection[str]) -> list[str]:
+    known = model.state_dict().keys()
+    if unknown := [name for name in anchored if name not in known]:
+        raise TrainingError(
+            f"the network has no parameter {unknown[0]!r} to draw back (anchored): names are those before it is cut"
+        )
+    return [key for name in anchored for key in network.names_of(name)]
+
+
+def _macs(network: Exits, image_size: int) -> tuple[int, int]:
+    """MACs of one image, in all and above the lowest blocks, in which nothing is trained."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+    learning = next((i for i, block in enumerate(network.blocks) if any(map(block.owns, trained))), len(network.blocks))
+    images = example_images(network, image_size)[:1]
+    with FlopCounterMode(display=False) as counter:
+        run_weightless(network, images)
+    by_module = counter.get_flop_counts()
+    frozen = sum(
+        sum(by_module.get(f"{type(network).__name__}.{path}", {}).values())
+        for block in network.blocks[:learning]
+        for path in block.paths
+    )
+    total = counter.get_total_flops()
+    return total // 2, (total - frozen) // 2
+
+
+def _images(part: Part, recipe: Recipe, network: Exits, step: int) -> int:
+    """How many images so many steps have seen."""
+    batches = make_batches(part, recipe, network, seed=0)
+    epoch = min(len(part), batches.steps_per_epoch * recipe.batch_size)
+    whole, rest = divmod(step, batches.steps_per_epoch)
+    return whole * epoch + rest * recipe.batch_size
