@@ -85,4 +85,21 @@ EXPLANATIONS = {
         "Where does the network look?",
         "Grad-CAM: the warmer, the more a place raises the score of the predicted class.",
     ),
+    "cut_ranking": Explanation(
+        "Which cuts promise most, before any training?",
+        "What the pretrained features at each cut tell of the training images, each patient held out in turn: a linear "
+        "probe, with its interval over patients, and nearest neighbours; LogME, on a scale of its own, stands in the "
+        "table. The test part is not looked at.",
+    ),
+    "cut_overlap": Explanation(
+        "Up to where does training keep what was pretrained?",
+        "SVCCA coefficients of each cut before and after fine-tuning of the whole network, and grey those of random "
+        "features of the same shape. Where the two overlap, training left nothing of the pretrained features; the "
+        "network may be cut there.",
+    ),
+    "cut_screen": Explanation(
+        "Which cuts does one training of all of them rank first?",
+        "Validation metric of every cut by its own head, in one training of a network that has a head at each; with "
+        "95 % intervals over patients. It ranks cuts; it is no estimate of a network trained by itself.",
+    ),
 }

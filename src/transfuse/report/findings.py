@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 import pandas as pd
 
 from transfuse.report import similarity_figures
+from transfuse.report.cut_findings import CUTS, cut_findings
 from transfuse.report.drawings import Drawing, Table
 from transfuse.report.figures import PAGE_INK
 from transfuse.report.lines_by_block import lines_by_block
@@ -47,6 +48,8 @@ def findings(what: str, rows: pd.DataFrame, styles: Mapping[str, Style], metric:
             yield _distances(model, own)
         elif what == "gradcam":
             yield _mass(model, own)
+        elif what in CUTS:
+            yield from cut_findings(what, model, own, styles)
         elif what in _LINES:
             yield from _lines(what, model, own, styles, metric)
 

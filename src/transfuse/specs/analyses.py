@@ -55,6 +55,7 @@ _TAKES: dict[str, tuple[str, ...]] = {
     "images": tuple(name for name in _OF_IMAGES if name != "cut_screen"),
     "metric": ("cut_ranking", "cut_screen"),
     "trunk": ("cut_screen",),
+    "length": ("cut_screen",),
     "take": ("cut_overlap",),
     "view": ("cka", "cca", "svcca", "pwcca", "dynamics", "knn"),
     "pairs": ("cka", "cca", "svcca", "pwcca"),
@@ -115,7 +116,8 @@ class AnalysisSpec:
         channels: how many channels are shown.
         steps, jitter, frequency_prior: of feature visualisation.
         metric: by which cuts are ranked; None is the study's.
-        trunk: of the training with a head at every cut: `joint`, `top` or `frozen`.
+        trunk, length: of the training with a head at every cut: `joint`, `top` or `frozen`; its share of the study's
+            steps (default 0.5).
         take: of the cuts at chance, the one `before` the first, or the one `at` it.
     """
 
@@ -150,6 +152,7 @@ class AnalysisSpec:
     frequency_prior: bool | None = None
     metric: Metric | None = None
     trunk: Literal["joint", "top", "frozen"] | None = None
+    length: float | None = None
     take: Literal["before", "at"] | None = None
 
     @property
@@ -192,6 +195,8 @@ class AnalysisSpec:
                 problems.append(f"{name} is {value}; expected {least} or more")
         if self.variance is not None and not 0 < self.variance <= 1:
             problems.append(f"variance is {self.variance}; expected a share in (0, 1], such as 0.99")
+        if self.length is not None and not 0 < self.length <= 1:
+            problems.append(f"length is {self.length}; expected a share of the study's steps in (0, 1]")
         if self.temperature is not None and not self.temperature > 0:
             problems.append(f"temperature is {self.temperature}; expected a positive number, such as 0.1")
         if self.reduce is not None and self.reduce not in _REDUCE.get(self.what, (self.reduce,)):

@@ -16,6 +16,7 @@ _TAKES = {
     "keep": ("halving",),
     "score": ("rank",),
     "trunk": ("screen",),
+    "length": ("screen",),
     "take": ("overlap",),
     "images": ("rank", "overlap"),
 }
@@ -44,7 +45,8 @@ class SearchSpec:
             that is significantly worse than the best, less the slack, does not go on either.
         score: of `rank`: `probe` (a linear one, cross-validated by patient), `knn` or `logme`.
         trunk: of `screen`, what is trained: `joint` (all heads train the blocks below them), `top` (only the last
-            does) or `frozen`.
+            does) or `frozen`; None is the default of `transfuse.training.screen`.
+        length: of `screen`, its share of the study's steps; None: half.
         take: of `overlap`, the cut `before` the first that is at chance, or the one `at` it.
         images: of `rank` and `overlap`, at most so many training images are looked at; None: 2,000 and 512.
     """
@@ -59,6 +61,7 @@ class SearchSpec:
     keep: float = 1 / 3
     score: Literal["probe", "knn", "logme"] = "probe"
     trunk: Literal["joint", "top", "frozen"] | None = None
+    length: float | None = None
     take: Literal["before", "at"] = "before"
     images: int | None = None
 
@@ -76,6 +79,8 @@ class SearchSpec:
             problems.append(f"rungs is {self.rungs}; expected 2 or more lengths of training")
         if not 0 < self.keep < 1:
             problems.append(f"keep is {self.keep}; expected a share in (0, 1), such as 0.33")
+        if self.length is not None and not 0 < self.length <= 1:
+            problems.append(f"length is {self.length}; expected a share of the study's steps in (0, 1]")
         if self.images is not None and self.images < 20:
             problems.append(f"images is {self.images}; expected 20 or more")
         refuse(problems)

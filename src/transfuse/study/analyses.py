@@ -58,6 +58,7 @@ class PlannedAnalysis:
         kept = [side.run.spec.train.snapshots for side in self.sides[:1]]
         along = {"snapshots": kept} if self.spec.what in ("dynamics", "filters") and any(kept) else {}
         metric = {"metric": self.metric} if self.spec.what == "reinitialise" else {}
+        metric |= {"metric": self.cut_metric} if self.spec.what in ("cut_ranking", "cut_screen") else {}
         plain = {
             "version": ANALYSIS_VERSION,
             "analysis": self.spec.identity(),
@@ -67,6 +68,11 @@ class PlannedAnalysis:
             **other,
         }
         return json.loads(json.dumps(plain))
+
+    @property
+    def cut_metric(self) -> str:
+        """The metric by which cuts are ranked."""
+        return self.spec.metric or self.metric
 
     @property
     def title(self) -> str:
@@ -135,9 +141,9 @@ def _source_run(spec: AnalysisSpec, model: str, runs: Sequence[PlannedRun]) -> R
 def _each(spec: AnalysisSpec, runs: list[PlannedRun]) -> Iterator[tuple[Side, ...]]:
     """Networks by themselves; what is seen over the training, and the features of FID, are of the first weights too."""
     for run in runs:
-        if spec.what == "fid":
+        if spec.what == "fid" or spec.what in ("cut_ranking", "cut_screen"):
             yield (Side(run, "initial"),)
-        elif spec.what in ("dynamics", "reinitialise", "filters", "histogram", "maps"):
+        elif spec.what in ("dynamics", "reinitialise", "filters", "histogram", "maps", "cut_overlap"):
             yield Side(run, "initial"), Side(run, "trained")
         else:
             yield (Side(run, "trained"),)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from transfuse.study import pictures
+from transfuse.study import cut_measurements, pictures
 from transfuse.study.looked import IMAGES, Found, Looked, batches_of, blocks_for, part_of
 
 if TYPE_CHECKING:
@@ -272,4 +272,7 @@ MEASURES: dict[str, Callable[[Looked], Found]] = {
     "maps": pictures.maps,
     "maximise": pictures.maximise,
     "gradcam": pictures.gradcam,
+    "cut_ranking": cut_measurements.cut_ranking,
+    "cut_overlap": cut_measurements.cut_overlap,
+    "cut_screen": cut_measurements.cut_screen,
 }

@@ -433,9 +433,9 @@ def _analysis(unfolded: Unfolded) -> AnalysisSpec | None:
     whole = tuple(dict.fromkeys(cuts_of(unfolded, label)[-1] for label in study.models if cuts_of(unfolded, label)))
     if spec is None or spec.strategy not in MEASURED or not whole:
         return None
-    settings: dict[str, Any] = {"images": spec.images}
+    settings: dict[str, Any] = {"images": spec.images} if spec.strategy != "screen" else {}
     if spec.strategy == "screen":
-        settings["trunk"] = spec.trunk
+        settings |= {"trunk": spec.trunk, "length": spec.length}
     if spec.strategy == "overlap":
         settings["take"] = spec.take
     else:

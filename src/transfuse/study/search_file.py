@@ -49,7 +49,8 @@ def write_search(store: Store, unfolded: Unfolded, found: Mapping[str, Choice], 
 def _costs(store: Store, unfolded: Unfolded, found: Choice, split: Split) -> dict[str, Any]:
     """Of every cut, and of the search and an exhaustive one with as many seeds, in multiply-accumulate operations.
 
-    A step of training counts three forward passes. The training that leads to the chosen network is left out of both.
+    A step of training counts three forward passes, frozen blocks or not. The training that leads to the chosen network
+    is left out of both.
     """
     study, images = unfolded.study, images_of(split)
     model = study.models[found.model]
@@ -73,6 +74,8 @@ def _costs(store: Store, unfolded: Unfolded, found: Choice, split: Split) -> dic
         of_best += work if run.arm == found.best else 0.0
     spent += sum(float(record.facts.get("macs") or 0.0) for record in _analyses(store, found))
     whole = longest or _planned(unfolded, split)
+    if study.search is not None and study.search.strategy == "overlap" and found.best != found.cuts[-1]:
+        spent += TRAINED * cuts[found.cuts[-1]][1] * whole  # the whole network is trained before the choice
     seeds = len({run.spec.seed for run in found.searched}) or 1
     every = sum(TRAINED * macs * whole * seeds for _, macs in cuts.values())
     final = TRAINED * cuts[str(found.best)][1] * whole * seeds

@@ -95,7 +95,8 @@ def unfold(study: StudySpec, names: BlockNames) -> Unfolded:
 
 
 def _swept(init: InitSpec, blocks: tuple[BlockName, ...]) -> list[str]:
-    kept = [block.name for block in blocks if block.cut or "truncate" not in init.sweeps]
+    cut = "truncate" in init.sweeps  # a norm that stays is on every network: cut after it is cut before it
+    kept = [block.name for block in blocks if (block.cut and not block.stays) or not cut]
     return kept[:-1] if "slim" in init.sweeps else kept
 
 

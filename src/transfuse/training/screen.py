@@ -29,6 +29,9 @@ from transfuse.training.prediction import device_of
 from transfuse.training.recipe import Recipe
 from transfuse.training.validation import values_of
 
+TRUNK = "joint"
+"""Which losses train the blocks, where nothing is said."""
+
 
 @dataclass(frozen=True)
 class ScreenedExit:
@@ -100,7 +103,7 @@ def screen(
     epochs: float | None = None,
     learning_rate: float | None = None,
     depths: Sequence[int | str] | None = None,
-    trunk: str = "joint",
+    trunk: str = TRUNK,
     pool: str = "average",
     anchored: Collection[str] | None = None,
     seed: int = 0,
