@@ -209,6 +209,11 @@ def test_what_is_gone_takes_no_memory_and_modes_types_and_freezing_stay() -> Non
     trained = {".".join(name.split(".")[:2]) for name, p in short.named_parameters() if p.requires_grad}
     assert trained == {"encoder.layer2", "decoder.blocks", "segmentation_head.0"}
     assert short.decoder.blocks[-1].training
+    model.requires_grad_(requires_grad=False)
+    fresh = {name for name, p in truncate_unet(model, None, "encoder.layer2", 2).named_parameters() if p.requires_grad}
+    assert {".".join(name.split(".")[:-1]) for name in fresh} == {
+        "decoder.blocks.2.conv1.0", "decoder.blocks.2.conv1.1", "segmentation_head.0"
+    }  # fmt: skip
     assert not short.encoder.layer1.training
 
 

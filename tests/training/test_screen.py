@@ -228,7 +228,7 @@ def test_the_work_is_counted(split: Split) -> None:
     model = network()
     blocks = parts(model)
     short = truncate(model, blocks, "all", 3)
-    _, whole = complexity(short, 16)
+    whole = complexity(short, 16).macs
     depths = [1, 4, "all"]
     heads = (8 + 8) * 3
     assert len(split.train) == 64

@@ -92,7 +92,7 @@ def complexity(
     >>> found.parameters, found.macs
     (4310085, 120629760)
     >>> found.per_block["layer4"]
-    Cost(parameters=3277824, macs=3276800)
+    Cost(parameters=3277824, macs=29491200)
     """
     from torch.utils.flop_counter import FlopCounterMode
 

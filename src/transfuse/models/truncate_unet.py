@@ -178,7 +178,7 @@ def _enter(short: Any, seed: int) -> None:
         )
     old: Any = block.conv1[0]
     block.conv1[0] = _fresh_convolution(old, features[-1] + skip, old.out_channels, f"{path}.conv1.0", seed)
-    norm = block.conv1[1]
+    norm = block.conv1[1].requires_grad_(requires_grad=True)
     with torch.no_grad():
         for leaf, tensor in norm.state_dict().items():
             tensor.fill_(1.0 if leaf in ("weight", "running_var") else 0.0)
