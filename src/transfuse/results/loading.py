@@ -59,13 +59,10 @@ def loading(network: str, identity: Mapping[str, Any], data: Mapping[str, Any], 
     padding, init = identity["model"].get("padding"), identity["init"]
     classes, channels, size = len(data["classes"]), data["channels"], data["image_size"]
     lines = ["## How to load it", ""]
+    created = f'model = tfu.create_model("{network}", classes={classes}, channels={channels}, image_size={size}'
+    created += f', padding="{padding}")' if padding else ")"
     if init.get("truncate") is not None or init.get("slim") is not None:
-        cut = f"truncate: {init['truncate']}" if init.get("truncate") is not None else f"slim: {init['slim']}"
-        said = (
-            f"The network was cut after it was created (`{cut}`), so its tensors fit only a network that was cut "
-            "alike: `transfuse.models.truncate` and `transfuse.models.slim` do that."
-        )
-        return [*lines, said, ""]
+        return [*lines, *_cut_alike(created, init, file, classes, size)]
     lines += [
         "To start another training from it, in a study file of transfuse:",
         "",
@@ -80,8 +77,7 @@ def loading(network: str, identity: Mapping[str, Any], data: Mapping[str, Any], 
         "import transfuse as tfu",
         "from safetensors.torch import load_file",
         "",
-        f'model = tfu.create_model("{network}", classes={classes}, channels={channels}, image_size={size}'
-        + (f', padding="{padding}")' if padding else ")"),
+        created,
         f'model.load_state_dict(load_file("{file}"))',
         "model.eval()",
         "```",
@@ -99,6 +95,33 @@ def loading(network: str, identity: Mapping[str, Any], data: Mapping[str, Any], 
         "import timm",
         "",
         f'model = timm.create_model("{network}", num_classes={classes}, in_chans={channels}, checkpoint_path="{file}")',
+        "```",
+        "",
+    ]
+
+
+def _cut_alike(created: str, init: Mapping[str, Any], file: str, classes: int, size: int) -> list[str]:
+    """How a network that was cut off or made narrower is built again."""
+    blocks = f'tfu.blocks_of(model, "{init["level"]}")'
+    if init.get("truncate") is not None:
+        pool = f', pool="{init["pool"]}"' if init.get("pool", "average") != "average" else ""
+        cut = (
+            f"tfu.truncate(model, {blocks}, {json.dumps(init['truncate'])}, classes={classes}{pool}, image_size={size})"
+        )
+    else:
+        cut = f"tfu.slim(model, {blocks}, {json.dumps(init['slim'])})"
+    return [
+        "The network was changed after it was created, so its tensors fit only one that was changed alike (one output a",
+        "class, before the softmax or sigmoid):",
+        "",
+        "```python",
+        "import transfuse as tfu",
+        "from safetensors.torch import load_file",
+        "",
+        created,
+        f"model = {cut}",
+        f'model.load_state_dict(load_file("{file}"))',
+        "model.eval()",
         "```",
         "",
     ]
