@@ -167,9 +167,10 @@ def exits(
         classes: outputs of each head.
         depths: exits after these blocks only (see `Blocks.depth`); None: `exit_depths`.
         trunk: what trains the blocks. "joint": the losses of all exits above, each block getting the mean of the
-            gradients that the truncated networks which have it would give; "top": the loss of the deepest exit alone,
-            the others seeing features from which no gradient comes; "frozen": as "top", and to be frozen
-            (`freeze_(network, network.blocks, "all")`).
+            gradients that the truncated networks which have it would give (the gradient equilibrium of Li et al. 2019,
+            arXiv 1908.06294, as their code has it); "top": the loss of the deepest exit alone, the others seeing
+            features through which no gradient goes; "frozen": as "top", and to be frozen by
+            `freeze_(network, network.blocks, "all")`, which makes of each exit a linear probe (Alain and Bengio 2016).
         pool: "average" or "none", as for `truncate`.
         image_size: side of the images in pixels, for the MACs and for `pool="none"`; None: what the network is
             built for.
