@@ -263,8 +263,9 @@ def test_unpooled_heads_and_an_arm_that_is_frozen() -> None:
     model = create_model("test_resnet", classes=3).eval()
     blocks, images = blocks_of(model), torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     freeze_(model, blocks, "layer1")
-    together = exits(model, blocks, 3, depths=["layer2", "all"], pool="none", image_size=32, seed=1)
-    shorts = [truncate(model, blocks, d, 3, pool="none", image_size=32, seed=1) for d in ("layer2", "all")]
+    above: dict[str, Any] = {"pool": "none", "head": "mlp", "hidden": 7, "image_size": 32, "seed": 1}
+    together = exits(model, blocks, 3, depths=["layer2", "all"], **above)
+    shorts = [truncate(model, blocks, depth, 3, **above) for depth in ("layer2", "all")]
     with torch.no_grad():
         assert torch.equal(together(images), torch.stack([short(images) for short in shorts], dim=1))
     trained = {name.rpartition("network.")[2].partition(".")[0] for name, p in together.named_parameters()

@@ -148,14 +148,16 @@ def exits(
     depths: Sequence[int | str] | None = None,
     trunk: str = "joint",
     pool: str = "average",
+    head: str = "linear",
+    hidden: int | None = None,
     image_size: int | None = None,
     seed: int = 0,
 ) -> Exits:
     """A new network with an exit wherever `model` can be cut: the truncated networks on one trunk.
 
-    Exit k is `truncate(model, blocks, k, classes, pool, image_size=image_size, seed=seed)` on shared blocks: the
-    pooling, the norm that stays and the fresh head above the cut are its own and begin as they begin there (heads are
-    drawn by (seed, their name in the network), so heads of one width are alike). In eval mode its logits are those of
+    Exit k is `truncate(model, blocks, k, classes, pool, head=head, seed=seed)` on shared blocks: the pooling, the norm
+    that stays and the fresh head above the cut are its own and begin as they begin there (heads are drawn by (seed,
+    their name in the network), so heads of one width are alike). In eval mode its logits are those of
     the truncated network, bit for bit. The given network stays as it is.
 
     A forward pass costs one pass through the deepest network, plus pooling and a linear layer for each exit; in
@@ -167,10 +169,11 @@ def exits(
         classes: outputs of each head.
         depths: exits after these blocks only (see `Blocks.depth`); None: `exit_depths`.
         trunk: what trains the blocks. "joint": the losses of all exits above, each block getting the mean of the
-            gradients that the truncated networks which have it would give; "top": the loss of the deepest exit alone,
-            the others seeing features from which no gradient comes; "frozen": as "top", and to be frozen
-            (`freeze_(network, network.blocks, "all")`).
-        pool: "average" or "none", as for `truncate`.
+            gradients that the truncated networks which have it would give (the gradient equilibrium of Li et al. 2019,
+            arXiv 1908.06294, as their code has it); "top": the loss of the deepest exit alone, the others seeing
+            features through which no gradient goes; "frozen": as "top", and to be frozen by
+            `freeze_(network, network.blocks, "all")`, which makes of each exit a linear probe (Alain and Bengio 2016).
+        pool, head, hidden: what is above each cut, as for `truncate`.
         image_size: side of the images in pixels, for the MACs and for `pool="none"`; None: what the network is
             built for.
         seed: of the heads.
@@ -196,7 +199,9 @@ def exits(
     found: list[Exit] = []
     tails: list[_Tail] = []
     for count in chosen:
-        short = truncate(model, blocks, count, classes, pool, image_size=image_size, seed=seed)
+        short = truncate(
+            model, blocks, count, classes, pool, head=head, hidden=hidden, image_size=image_size, seed=seed
+        )  # fmt: skip
         size = complexity(short, image_size)
         found.append(Exit(blocks[count - 1].name, count, size.parameters, size.macs))
         if count < chosen[-1]:
