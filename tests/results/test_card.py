@@ -18,7 +18,7 @@ import yaml
 from safetensors.torch import load_file
 
 from transfuse.errors import StoreError
-from transfuse.models import create_model
+from transfuse.models import blocks_of, create_model, truncate
 from transfuse.results.card import NORMALISATIONS
 from transfuse.results.export import export
 from transfuse.results.loading import read_facts
@@ -58,6 +58,9 @@ def a_run(
     store, data = Store(out), DATA | (data or {})
     folder = store.run_folder("abc123")
     model = create_model(network, classes=7, channels=data["channels"], image_size=data["image_size"], padding=padding)
+    if init and "truncate" in init:
+        blocks = blocks_of(model, init["level"])
+        model = truncate(model, blocks, init["truncate"], 7, init["pool"], image_size=data["image_size"])
     for name, tensor in model.state_dict().items():
         if "running" in name:
             tensor.uniform_(0.5, 1.5, generator=torch.Generator().manual_seed(1))
@@ -257,10 +260,30 @@ def test_a_network_of_timm_loads_in_timm(tmp_path: Path, monkeypatch: pytest.Mon
     torch.testing.assert_close(timm, here, rtol=0, atol=0)
 
 
-def test_a_cut_network_is_not_said_to_load_as_a_whole(tmp_path: Path) -> None:
-    text = card_of(a_run(tmp_path / "out", init={"truncate": "layer2"}), tmp_path / "given")
-    assert 'model = tfu.truncate(model, tfu.blocks_of(model, "stage"), "layer2", classes=' in text
-    assert "```python" not in text
+@pytest.mark.parametrize("pool", ["average", "none"])
+def test_the_code_of_the_card_cuts_a_network_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pool: str) -> None:
+    init = {"level": "block", "truncate": "layer2", "pool": pool, "slim": None}
+    text = card_of(a_run(tmp_path / "out", init=init), tmp_path / "given")
+    monkeypatch.chdir(tmp_path / "given")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    model = _run(code)
+    assert [name for name, _ in model.named_children()] == [
+        "layer1",
+        "layer2",
+        "layer3",
+        "layer4",
+        "global_pool",
+        "flatten",
+        "head",
+    ]
+    assert not list(model.layer3.parameters())
+    assert model(torch.rand(2, 3, 48, 48)).shape == (2, 7)
+
+
+def test_a_slim_network_is_made_slim_again(tmp_path: Path) -> None:
+    init = {"level": "stage", "slim": "layer2"}
+    text = card_of(a_run(tmp_path / "out", init=init), tmp_path / "given")
+    assert 'model = tfu.slim(model, tfu.blocks_of(model, "stage"), "layer2")' in text
 
 
 def _run(code: str) -> Any:

@@ -111,8 +111,8 @@ def _cut_alike(created: str, init: Mapping[str, Any], file: str, classes: int, s
     else:
         cut = f"tfu.slim(model, {blocks}, {json.dumps(init['slim'])})"
     return [
-        "The network was changed after it was created, so its tensors fit only one that was changed alike (one output a",
-        "class, before the softmax or sigmoid):",
+        "The network was changed after it was created, so its tensors fit only one that was changed alike (one output",
+        "a class, before the softmax or sigmoid):",
         "",
         "```python",
         "import transfuse as tfu",
