@@ -320,6 +320,15 @@ def test_a_search_and_tuning_do_not_go_together() -> None:
         study_from({**content, "tune": {"learning_rates": [1e-4, 1e-3]}})
 
 
+def test_the_study_file_of_a_page_has_the_same_search() -> None:
+    unfolded = with_analysis(unfold(study(strategy="screen"), names))
+    again = with_analysis(unfold(study_from(read_yaml(to_yaml(unfolded.study))), names))
+    assert again.study == unfolded.study
+    assert cuts_of(again, "net") == CUTS
+    first = choices(unfolded, planner_of(unfolded), None, Lengths(90, 10.0))
+    assert choices(again, planner_of(again), None, Lengths(90, 10.0)) == first
+
+
 def test_a_study_that_searches_is_read_as_it_was_written() -> None:
     unfolded = with_analysis(unfold(study(strategy="screen"), names))
     for one in (study(strategy="halving", keep=0.25), unfolded.study):

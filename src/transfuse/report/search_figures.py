@@ -117,7 +117,7 @@ def quantity_of(found: Search) -> str:
 
 
 def verdict_table(found: Search) -> Table:
-    """The cuts that were compared on the test part, against the one that was best on validation data."""
+    """The cuts that were compared on the test part, against the one that the search found best."""
     name, gap = phrases.metric_name(found.metric), phrases.trimmed(found.margin)
     assert found.verdict is not None
     heads = (
@@ -138,7 +138,7 @@ def verdict_table(found: Search) -> Table:
                 amount(found.parameters[row.name]),
                 amount(found.macs_of[row.name], "macs"),
                 phrases.number(row.value),
-                "chosen on validation data" if same else f"{phrases.signed(row.difference)}\n{ends}",
+                "chosen by the search" if same else f"{phrases.signed(row.difference)}\n{ends}",
                 "" if same else share(row.probability) if not math.isnan(row.probability) else "no test",
             )
         )

@@ -295,7 +295,8 @@ def _cuts(
 
     arms = {arm: dataclasses.asdict(init) for arm, init in study.arms.items()}
     swept = [arm for arm in arms if is_cut_sweep(arm, arms[arm])]
-    if not swept or not tested:
+    some = study.search is not None and study.search.strategy != "exhaustive"  # what a search chose is no sweep
+    if not swept or not tested or some:
         return []
     chosen = (tables.runs["role"] == "arm") & tables.runs["arm"].isin(swept)
     found: dict[str, Mapping[tuple[str, str], _Tested]] = {study.metric: tested}

@@ -392,13 +392,14 @@ def cuts_of(unfolded: Unfolded, label: str) -> tuple[str, ...]:
         return ()
     study = unfolded.study
     last = replace(study.arms[arms[-1]], truncate="all")
-    same = (name for name, init in study.arms.items() if name not in unfolded.sweeps and init == last)
+    same = (name for name, init in study.arms.items() if init == last)
     return (*arms[:-1], next(same, arms[-1]))
 
 
 def _swept(unfolded: Unfolded, label: str) -> tuple[str, ...]:
+    """By their names: the study file on a page has single arms already."""
     search = unfolded.study.search
-    return tuple(arm for arm in unfolded.arms[label] if search is not None and unfolded.sweeps.get(arm) == search.arm)
+    return tuple(arm for arm in unfolded.arms[label] if search is not None and arm.startswith(f"{search.arm}@"))
 
 
 def searched(found: Mapping[str, Choice], unfolded: Unfolded) -> dict[str, Searched]:
