@@ -1,9 +1,9 @@
-"""Training: `fit` is a generator loop, a `Recipe` says how, `predict` gives probabilities."""
+"""Training: `fit` is a generator loop, a `Recipe` says how, `predict` gives probabilities, of masks pixel counts."""
 
 from transfuse.training.history import Diverged, Epoch
 from transfuse.training.loop import fit
 from transfuse.training.optimizers import Optimizer
-from transfuse.training.prediction import predict
+from transfuse.training.prediction import predict, segment
 from transfuse.training.recipe import RECIPES, Recipe, Stopping
 from transfuse.training.schedules import Schedule
 
@@ -17,4 +17,5 @@ __all__ = [
     "Stopping",
     "fit",
     "predict",
+    "segment",
 ]
