@@ -7,6 +7,9 @@ from typing import Literal
 
 from transfuse.specs.refuse import STRICT, refuse
 
+SEGMENTATIONS = ("fundus-vessels", "chasedb1")
+"""The catalogue names of sets with masks."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataSpec:
@@ -21,6 +24,9 @@ class DataSpec:
         count: number of phantoms to draw; None is the phantom's default. Only for phantoms.
         seed: which phantoms are drawn, and which labels are permuted.
         image_column, label_columns, patient_column, part_column: columns of a table.
+        mask_column: column of a table that names a mask for each image, instead of labels: a segmentation.
+        mask_classes: names of the masks' classes, the background (0) first.
+        observer: of `chasedb1`, whose masks: `first` (the default) or `second`.
         task: what class labels mean where the files cannot say: grades from a table are `ordinal`.
         bad_images: `raise` lists them; `exclude` leaves them out, named and counted.
         duplicates: what to do about identical images in two parts: `note`, `raise` or `drop`.
@@ -43,6 +49,9 @@ class DataSpec:
     label_columns: tuple[str, ...] = ()
     patient_column: str | None = None
     part_column: str | None = None
+    mask_column: str | None = None
+    mask_classes: tuple[str, ...] = ()
+    observer: Literal["first", "second"] | None = None
     task: Literal["binary", "multiclass", "ordinal"] | None = None
     bad_images: Literal["raise", "exclude"] = "raise"
     duplicates: Literal["note", "raise", "drop"] = "note"
