@@ -317,7 +317,8 @@ def write_samples(store: Store, name: str, dataset: Dataset, *, per_class: int =
             file = f"{number}_{place}.png"
             with replacing(folder / file) as path:
                 path.write_bytes(buffer.getvalue())
-            index.append({"file": file, "caption": str(label)})
+            caption = str(label) if masks is None else f"{label}, outlined" if number else "images"
+            index.append({"file": file, "caption": caption})
     with replacing(folder / "index.json") as path:
         path.write_text(json.dumps(index), encoding="utf-8")
 

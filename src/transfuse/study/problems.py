@@ -71,6 +71,10 @@ def training_problems(path: str, train: TrainSpec, part: Part) -> list[str]:
         loss_name(train.loss, info.task)
     except TransfuseError as error:
         problems.append(f"{path}.loss: {error}")
+    if info.task == "segmentation" and train.augmentation_bank is not None:
+        problems.append(f"{path}.augmentation_bank: keeps views of images and none of masks; leave it out")
+    if info.task == "segmentation" and train.test_crops == "ten":
+        problems.append(f"{path}.test_crops: ten crops average outputs of images, and the data are masks; leave it out")
     if train.class_weights == "balanced":
         try:
             class_weights(labels_of(part), info.task, info.classes)
