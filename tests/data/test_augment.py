@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -59,6 +60,50 @@ def test_presets_leave_the_global_generators_alone(name: str, images: torch.Tens
     state = torch.random.get_rng_state()
     AUGMENTATIONS[name](images, seeded())
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_a_mask_moves_with_its_image(name: str, channels: int) -> None:
+    """Images painted from their masks: after any preset the bright pixels are those of the class, edges aside."""
+    y, x = torch.meshgrid(torch.arange(40), torch.arange(40), indexing="ij")
+    centres = torch.rand((30, 2, 1, 1), generator=seeded(2)) * 30 + 5
+    masks = ((y - centres[:, 0]) ** 2 + (x - centres[:, 1]) ** 2 < 60).long() + (x > 30).long() * 2
+    masks.clamp_(max=2)
+    images = (0.3 + 0.25 * masks).unsqueeze(1).repeat(1, channels, 1, 1)
+    moved, labels = AUGMENTATIONS[name].together(images, masks, seeded(5))
+    assert labels.dtype == masks.dtype
+    assert labels.shape == masks.shape
+    assert torch.equal(moved, AUGMENTATIONS[name](images, seeded(5))), "masks change what is drawn"
+    assert torch.equal(labels == masks, torch.ones_like(labels, dtype=torch.bool)) == (name == "none")
+    one_hot = torch.nn.functional.one_hot(labels, 3).movedim(-1, 1).float()
+    inside = torch.nn.functional.max_pool2d(one_hot, 3, 1, 1).sum(1) == 1  # no other label beside it
+    assert inside.float().mean() > 0.6
+    for image, label, clear in zip(moved.mean(1), labels, inside, strict=True):
+        values = [image[clear & (label == k)] for k in range(3)]
+        for lower, higher in pairwise(values):
+            if len(lower) and len(higher):
+                assert lower.max() < higher.min()
+        for of_class in values[1:]:  # one colour each, but for the black border that cifar adds to class 0
+            if len(of_class):
+                assert of_class.max() - of_class.min() < 0.16  # half a step between classes, at the largest contrast
+
+
+def test_labels_are_never_mixed() -> None:
+    masks = torch.randint(0, 2, (8, 24, 24), generator=seeded(3)) * 200
+    for augment in AUGMENTATIONS.values():
+        labels = augment.together(torch.rand((8, 3, 24, 24), generator=seeded(1)), masks, seeded(4))[1]
+        assert set(labels.unique().tolist()) <= {0, 200}
+
+
+def test_presets_are_pickled_by_name() -> None:
+    import copy
+    import pickle
+
+    for augment in AUGMENTATIONS.values():
+        assert pickle.loads(pickle.dumps(augment)) is augment
+        assert copy.deepcopy(augment) is augment
+        assert augment.__doc__
 
 
 @pytest.mark.parametrize("axis", [-1, -2])

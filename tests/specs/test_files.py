@@ -144,10 +144,10 @@ def test_a_key_of_another_section_says_where_it_belongs() -> None:
 
 
 def test_metrics_have_the_bounds_that_margins_are_held_against() -> None:
-    from transfuse.metrics import METRICS
+    from transfuse.metrics import EVERY_METRIC
 
-    assert {name: metric.bounds for name, metric in METRICS.items()} == {
-        name: BOUNDS.get(name, (0.0, 1.0)) for name in METRICS
+    assert {name: metric.bounds for name, metric in EVERY_METRIC.items()} == {
+        name: BOUNDS.get(name, (0.0, 1.0)) for name in EVERY_METRIC
     }
 
 
@@ -261,9 +261,9 @@ def test_a_missing_study_file_is_named_with_its_neighbours(tmp_path: Path) -> No
 def test_names_listed_in_the_specs_are_the_names_that_exist() -> None:
     """The specs list names so that a typo is found without torch; the lists must not drift from the code."""
     from transfuse.data.augment import AUGMENTATIONS
-    from transfuse.metrics import METRICS
+    from transfuse.metrics import EVERY_METRIC
 
-    assert set(typing.get_args(Metric)) == set(METRICS)
+    assert set(typing.get_args(Metric)) == set(EVERY_METRIC)
     assert set(typing.get_args(Augmentation)) == set(AUGMENTATIONS)
 
 

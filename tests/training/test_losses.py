@@ -95,7 +95,9 @@ def test_sigmoid_probabilities_do_not_compete(logits: torch.Tensor) -> None:
             r"loss 'softmaxx' is unknown: did you mean 'softmax'\? Choices: auto, softmax",
         ),
         ("softmax", "multilabel", None, "'softmax' needs one class an image, and the data are multilabel: use 'sigm"),
-        ("auto", "segmentation", None, "the task 'segmentation' is not part of this version"),
+        ("sigmoid", "segmentation", None, "'sigmoid' is for labels of images, and the data are masks .*'dice_ce'"),
+        ("dice_ce", "binary", None, "'dice_ce' needs masks, and the task of the data is 'binary'"),
+        ("dice", "segmentation", None, r"loss 'dice' is unknown: did you mean 'dice_ce'\?"),
         ("auto", "multiclass", [1.0, 2.0], r"class_weights has shape \(2,\); expected one number for each of the 3"),
         ("auto", "multiclass", [1.0, 2.0, -1.0], r"class_weights is \[1.0, 2.0, -1.0\]; expected finite numbers above"),
         ("auto", "multiclass", [1.0, 2.0, NAN], "expected finite numbers above 0"),
@@ -107,8 +109,9 @@ def test_what_cannot_be_meant_is_refused(name: str, task: str, weights: list[flo
 
 
 def test_auto_follows_the_task() -> None:
-    assert [loss_name("auto", task) for task in ("binary", "ordinal", "multilabel")] == [
+    assert [loss_name("auto", task) for task in ("binary", "ordinal", "multilabel", "segmentation")] == [
         "softmax",
         "softmax",
         "sigmoid",
+        "dice_ce",
     ]

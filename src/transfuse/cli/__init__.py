@@ -227,6 +227,7 @@ def inspect(
     label_columns: tuple[str, ...] = (),
     patient_column: str | None = None,
     part_column: str | None = None,
+    mask_column: str | None = None,
 ) -> int:
     """Open a data set and say what is in it: classes, patients, parts, and what a study should know.
 
@@ -251,6 +252,8 @@ def inspect(
         Of a table: the column that names the patient.
     part_column
         Of a table: the column that says train, val or test.
+    mask_column
+        Of a table: the column of mask files, instead of labels.
     """
     from transfuse.cli.inspect import describe
     from transfuse.specs import data_from
@@ -262,6 +265,7 @@ def inspect(
         "label_columns": list(label_columns) or None,
         "patient_column": patient_column,
         "part_column": part_column,
+        "mask_column": mask_column,
     }
     spec = data_from(name, {key: value for key, value in options.items() if value is not None}, settings)
     return 0 if describe(spec, _console()) else 1

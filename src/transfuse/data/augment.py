@@ -2,12 +2,14 @@
 
 Every image gets parameters of its own, drawn from the generator that is passed in (on the CPU or on the images'
 device); the same generator state gives the same result. The building blocks take their parameters as arguments; the
-presets in `AUGMENTATIONS` draw them. Where a paper first resizes to 256 and crops to 224, the crop is here taken from
-the image as delivered and brought back to its size, which is the same picture.
+presets in `AUGMENTATIONS` draw them. A preset first moves an image and then changes its colours; `together` moves its
+mask alike, each pixel with its nearest label. Where a paper first resizes to 256 and crops to 224, the crop is here
+taken from the image as delivered and brought back to its size, which is the same picture.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -17,7 +19,51 @@ from transfuse.errors import DataError
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
+    Move = Callable[[Tensor, str], Tensor]
+    """Moves a batch `(n, channels, H, W)`, interpolated "bilinear" (images) or "nearest" (masks)."""
+
 _LUMINANCE = (0.2989, 0.587, 0.114)  # torchvision's rgb_to_grayscale
+
+
+class Augmentation:
+    """A named set of random changes: called as `augment(images, generator)`, it gives the changed images.
+
+    Args:
+        draw: draws from the generator how the images `(n, C, H, W)` are moved, and gives what moves them.
+        colours: changes their colours after that; None for nothing.
+    """
+
+    def __init__(
+        self, draw: Callable[[Tensor, Generator], Move], colours: Callable[[Tensor, Generator], Tensor] | None = None
+    ) -> None:
+        self.draw, self.colours = draw, colours
+        functools.update_wrapper(self, draw)
+        self.__qualname__: str = draw.__qualname__
+
+    def __reduce__(self) -> str:
+        return self.__qualname__  # pickled by its name, as a function is
+
+    def __call__(self, images: Tensor, generator: Generator) -> Tensor:
+        """The images, changed."""
+        moved = self.draw(images, generator)(images, "bilinear")
+        return moved if self.colours is None else self.colours(moved, generator)
+
+    def together(self, images: Tensor, masks: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+        """Images changed as by a call, with the same numbers drawn, and their masks `(n, H, W)`, integers, moved alike.
+
+        What comes in from outside an image has the label of its nearest edge; of a black border it is 0.
+        """
+        move = self.draw(images, generator)
+        moved = move(images, "bilinear")
+        labels = move(masks.unsqueeze(1).to(images.dtype), "nearest").squeeze(1).to(masks.dtype)
+        return moved if self.colours is None else self.colours(moved, generator), labels
+
+
+def augmentation(
+    colours: Callable[[Tensor, Generator], Tensor] | None = None,
+) -> Callable[[Callable[[Tensor, Generator], Move]], Augmentation]:
+    """Makes an `Augmentation` of the function that draws how images are moved."""
+    return functools.partial(Augmentation, colours=colours)
 
 
 def flip(images: Tensor, which: Tensor, axis: int) -> Tensor:
@@ -27,14 +73,17 @@ def flip(images: Tensor, which: Tensor, axis: int) -> Tensor:
     return torch.where(which.view(-1, 1, 1, 1), images.flip(axis), images)
 
 
-def crop_and_rotate(images: Tensor, boxes: Tensor, degrees: Tensor | None = None) -> Tensor:
-    """Cut a box out of each image, turned about the box's centre, and bring it back to the image's size (bilinear).
+def crop_and_rotate(
+    images: Tensor, boxes: Tensor, degrees: Tensor | None = None, interpolation: str = "bilinear"
+) -> Tensor:
+    """Cut a box out of each image, turned about the box's centre, and bring it back to the image's size.
 
     Args:
         images: `(n, C, H, W)`.
         boxes: `(n, 4)` centre x, centre y, width, height as fractions of the image; a negative width mirrors
             left-right, a negative height upside down.
         degrees: `(n,)` anticlockwise, or None. What lies outside the image is its nearest edge.
+        interpolation: "bilinear", within [0, 1]; or "nearest", for labels, whose values stay.
     """
     import torch
     from torch.nn import functional
@@ -52,9 +101,8 @@ def crop_and_rotate(images: Tensor, boxes: Tensor, degrees: Tensor | None = None
         angle, aspect = torch.deg2rad(degrees).view(-1, 1, 1), columns / rows
         grid[..., 0] = torch.cos(angle) * across - torch.sin(angle) / aspect * down + (2 * x - 1)
         grid[..., 1] = torch.sin(angle) * aspect * across + torch.cos(angle) * down + (2 * y - 1)
-    return functional.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False).clamp_(
-        0, 1
-    )
+    moved = functional.grid_sample(images, grid, mode=interpolation, padding_mode="border", align_corners=False)
+    return moved.clamp_(0, 1) if interpolation == "bilinear" else moved
 
 
 def adjust_brightness(images: Tensor, factors: Tensor) -> Tensor:
@@ -181,37 +229,32 @@ def _coin(images: Tensor, generator: Generator, probability: float = 0.5) -> Ten
     return _uniform(images, 0, 1, generator) < probability
 
 
+def _boxed(boxes: Tensor, degrees: Tensor | None = None) -> Move:
+    def move(batch: Tensor, interpolation: str) -> Tensor:
+        return crop_and_rotate(batch, boxes, degrees, interpolation)
+
+    return move
+
+
 def _cropped(
     images: Tensor,
     generator: Generator,
     area: tuple[float, float],
     ratio: tuple[float, float] = (1.0, 1.0),
     mirror: tuple[float, float] = (0.0, 0.0),
-) -> Tensor:
+) -> Move:
     """A random crop, mirrored left-right and upside down with these probabilities in the same step."""
     boxes = random_crop_boxes(len(images), area, ratio, generator).to(images.device)
     for column, probability in zip((2, 3), mirror, strict=True):
         if probability:
             boxes[:, column] *= 1 - 2 * _coin(images, generator, probability).to(boxes.dtype)
-    return crop_and_rotate(images, boxes)
+    return _boxed(boxes)
 
 
-def none(images: Tensor, generator: Generator) -> Tensor:
+@augmentation()
+def none(images: Tensor, generator: Generator) -> Move:
     """The images as they are."""
-    return images
-
-
-def cxr(images: Tensor, generator: Generator) -> Tensor:
-    """T on CheXpert (DS-2): mild random crop, hue and contrast, no flips: the heart is on the left.
-
-    The sizes are stated nowhere; here area 0.9-1.0, hue +-0.05 of a turn, contrast factor 0.8-1.2.
-    """
-    return _mild_colours(_cropped(images, generator, (0.9, 1.0)), generator)
-
-
-def fundus(images: Tensor, generator: Generator) -> Tensor:
-    """T on RETINA (DS-1): as `cxr`, with flips left-right and upside down."""
-    return _mild_colours(_cropped(images, generator, (0.9, 1.0), mirror=(0.5, 0.5)), generator)
+    return lambda batch, interpolation: batch
 
 
 def _mild_colours(images: Tensor, generator: Generator) -> Tensor:
@@ -219,7 +262,23 @@ def _mild_colours(images: Tensor, generator: Generator) -> Tensor:
     return adjust_contrast(images, _uniform(images, 0.8, 1.2, generator))
 
 
-def chestxray14(images: Tensor, generator: Generator) -> Tensor:
+@augmentation(_mild_colours)
+def cxr(images: Tensor, generator: Generator) -> Move:
+    """T on CheXpert (DS-2): mild random crop, hue and contrast, no flips: the heart is on the left.
+
+    The sizes are stated nowhere; here area 0.9-1.0, hue +-0.05 of a turn, contrast factor 0.8-1.2.
+    """
+    return _cropped(images, generator, (0.9, 1.0))
+
+
+@augmentation(_mild_colours)
+def fundus(images: Tensor, generator: Generator) -> Move:
+    """T on RETINA (DS-1): as `cxr`, with flips left-right and upside down."""
+    return _cropped(images, generator, (0.9, 1.0), mirror=(0.5, 0.5))
+
+
+@augmentation()
+def chestxray14(images: Tensor, generator: Generator) -> Move:
     """V on ChestXray14 (DS-3, OPT-3): RandomResizedCrop (area 0.08-1, ratio 3/4-4/3) and a left-right flip.
 
     Also the pipeline assumed for ImageNet pretraining (OPT-7) and the one in P's code (OPT-6b).
@@ -227,27 +286,29 @@ def chestxray14(images: Tensor, generator: Generator) -> Tensor:
     return _cropped(images, generator, (0.08, 1.0), (3 / 4, 4 / 3), mirror=(0.5, 0.0))
 
 
-def cifar(images: Tensor, generator: Generator) -> Tensor:
+@augmentation()
+def cifar(images: Tensor, generator: Generator) -> Move:
     """V on CIFAR (OPT-4, "standard"): black border of 1/8 of the side (4 of 32 px), random crop, left-right flip."""
     import torch
     from torch.nn import functional
 
     height, width = images.shape[-2:]
     border = max(1, height // 8)
-    padded = functional.pad(images, (border,) * 4)
     random = torch.rand((2, len(images)), generator=generator, device=generator.device)
-    result = torch.empty_like(images)
-    for i, (y, x) in enumerate((random * (2 * border + 1)).long().T.tolist()):  # copies; an index array is 10 x slower
-        result[i] = padded[i, :, y : y + height, x : x + width]
-    return flip(result, _coin(images, generator), -1)
+    corners = (random * (2 * border + 1)).long().T.tolist()
+    mirrored = _coin(images, generator)
+
+    def move(batch: Tensor, interpolation: str) -> Tensor:
+        padded = functional.pad(batch, (border,) * 4)
+        result = torch.empty_like(batch)
+        for i, (y, x) in enumerate(corners):  # copies; an index array is 10 x slower
+            result[i] = padded[i, :, y : y + height, x : x + width]
+        return flip(result, mirrored, -1)
+
+    return move
 
 
-def matsoukas(images: Tensor, generator: Generator) -> Tensor:
-    """M on all data sets (OPT-5): crop of area 0.8-1.2, both flips, colour jitter (p 0.2), grey (p 0.2).
-
-    The jitter is brightness 0.2, contrast 0.2, saturation 0.1, hue 0.1 in this order (torchvision shuffles the order).
-    """
-    images = _cropped(images, generator, (0.8, 1.2), (3 / 4, 4 / 3), mirror=(0.5, 0.5))
+def _matsoukas_colours(images: Tensor, generator: Generator) -> Tensor:
     brightness, contrast = (_uniform(images, 0.8, 1.2, generator) for _ in range(2))
     saturation, hue = _uniform(images, 0.9, 1.1, generator), _uniform(images, -0.1, 0.1, generator)
     chosen = _coin(images, generator, 0.2).nonzero()[:, 0]
@@ -258,13 +319,23 @@ def matsoukas(images: Tensor, generator: Generator) -> Tensor:
     return images
 
 
-def peng(images: Tensor, generator: Generator) -> Tensor:
+@augmentation(_matsoukas_colours)
+def matsoukas(images: Tensor, generator: Generator) -> Move:
+    """M on all data sets (OPT-5): crop of area 0.8-1.2, both flips, colour jitter (p 0.2), grey (p 0.2).
+
+    The jitter is brightness 0.2, contrast 0.2, saturation 0.1, hue 0.1 in this order (torchvision shuffles the order).
+    """
+    return _cropped(images, generator, (0.8, 1.2), (3 / 4, 4 / 3), mirror=(0.5, 0.5))
+
+
+@augmentation()
+def peng(images: Tensor, generator: Generator) -> Move:
     """P on all 2D sets (OPT-6): random crop and "slight rotation"; sizes stated nowhere: area 0.9-1.0, +-10 degrees."""
     boxes = random_crop_boxes(len(images), (0.9, 1.0), (1.0, 1.0), generator).to(images.device)
-    return crop_and_rotate(images, boxes, _uniform(images, -10, 10, generator))
+    return _boxed(boxes, _uniform(images, -10, 10, generator))
 
 
-AUGMENTATIONS: dict[str, Callable[[Tensor, Generator], Tensor]] = {
+AUGMENTATIONS: dict[str, Augmentation] = {
     "none": none,
     "fundus": fundus,
     "cxr": cxr,

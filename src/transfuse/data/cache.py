@@ -51,6 +51,11 @@ def pixel_file(folder: Path, image_hashes: Sequence[str], size: int, channels: i
     return folder / f"pixels-{key_of(list(image_hashes), size, channels, fit, white)}.npy"
 
 
+def mask_file(folder: Path, hashes: Sequence[str], shape: Sequence[int], fit: str, classes: int) -> Path:
+    """The cache file of these masks at this size."""
+    return folder / f"masks-{key_of(list(hashes), list(shape), fit, classes)}.npy"
+
+
 def shared_pixels(
     path: Path, shape: tuple[int, ...], dtype: np.dtype, render: Callable[[], Iterable[np.ndarray]]
 ) -> np.ndarray:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import numpy as np
 
-from transfuse.data.cache import cache_folder, pixel_file, pixel_type, shared_pixels
+from transfuse.data.cache import cache_folder, mask_file, pixel_file, pixel_type, shared_pixels
 from transfuse.data.catalogue import MEDMNIST, TABLES, find_medmnist, find_path
+from transfuse.data.chasedb1 import NAME as CHASEDB1
+from transfuse.data.chasedb1 import OBSERVERS, read_chasedb1
 from transfuse.data.folder import read_folder
 from transfuse.data.images import FITS, to_pixels
+from transfuse.data.masks import square_labels
 from transfuse.data.npz import read_npz
 from transfuse.data.records import TASKS, Exclusion, Records, fingerprint, with_task
 from transfuse.data.rendered import phantom_names, read_phantom
@@ -21,7 +24,7 @@ from transfuse.data.table import BLANK, UNCERTAIN, read_table
 from transfuse.errors import DataError, SpecError, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from torch import Tensor
 
@@ -64,7 +67,7 @@ class DatasetInfo:
 
 
 class Sample(NamedTuple):
-    """One image `(C, H, W)`, float32, normalised, with its target (a class index, or `(C,)` floats) and ids."""
+    """One image `(C, H, W)`, float32, normalised, with its target (a class index, `(C,)` floats, or a mask) and ids."""
 
     image: Tensor
     target: int | np.ndarray
@@ -78,7 +81,8 @@ class Dataset:
 
     Attributes:
         info: a `DatasetInfo`.
-        targets: `(N,)` int64 class indices, or `(N, C)` float32 with NaN for unlabelled (multilabel).
+        targets: `(N,)` int64 class indices, or `(N, C)` float32 with NaN for unlabelled (multilabel); of a segmentation
+            `(N, C)` float32, 1 where a class has a pixel in the image's mask.
         sample_ids, patient_ids: N texts each; sample ids are unique.
         patients_known: whether the files name the patients; if not, each image counts as one, and `patient_ids` are the
             sample ids.
@@ -93,6 +97,7 @@ class Dataset:
     def __init__(
         self, records: Records, info: DatasetInfo, targets: np.ndarray, patient_ids: tuple[str, ...],
         notes: tuple[str, ...], *, size: int, fit: str, mean: tuple[float, ...], std: tuple[float, ...], cache: Path,
+        mask_order: np.ndarray | None = None,
     ) -> None:  # fmt: skip
         self.info, self.targets, self.patient_ids, self.notes = info, targets, patient_ids, notes
         self.sample_ids, self.parts, self.exclusions = records.sample_ids, records.parts, records.exclusions
@@ -100,7 +105,9 @@ class Dataset:
         self.image_hashes, self.white = records.image_hashes, records.white
         self.size, self.mean, self.std = size, mean, std
         self._images, self._fit, self._cache = records.images, fit, cache
+        self._mask_source, self._mask_hashes, self._mask_order = records.masks, records.mask_hashes, mask_order
         self._pixels: np.ndarray | None = None
+        self._masks: np.ndarray | None = None
         self.targets.flags.writeable = False
 
     def __len__(self) -> int:
@@ -123,6 +130,31 @@ class Dataset:
             self._pixels = shared_pixels(path, shape, pixel_type(self.white), self._render)
         return self._pixels
 
+    def masks(self) -> np.ndarray:
+        """All masks `(N, size, size)` of a segmentation, uint8 class indices, read-only and shared as `pixels` are.
+
+        Each is brought to the size of its image by the same crop, padding or squashing, with the nearest label.
+
+        Raises:
+            DataError: the data set has no masks, or mask files are missing or changed.
+            StoreError: the cache cannot be written.
+        """
+        source, order = self._mask_source, self._mask_order
+        if source is None:
+            raise DataError(f"{self.info.name} has no masks: its task is {self.info.task!r}, with labels of images")
+        if self._masks is None:
+            shape, hashes = (len(self), self.size, self.size), self._mask_hashes
+
+            def stored(hashes: Sequence[str], render: Callable[[], Iterator[np.ndarray]]) -> np.ndarray:
+                path = mask_file(self._cache, hashes, shape[1:], self._fit, len(self.info.classes))
+                return shared_pixels(path, shape, np.dtype(np.uint8), render)
+
+            masks = stored(hashes, lambda: (square_labels(mask, self.size, self._fit) for mask in source.arrays()))
+            if order is not None:
+                masks = stored([hashes[i] for i in order], lambda own=masks: (own[i] for i in order))  # type: ignore[misc]
+            self._masks = masks
+        return self._masks
+
     def _render(self) -> Iterator[np.ndarray]:
         convert = partial(to_pixels, size=self.size, channels=self.info.channels, fit=self._fit, white=self.white)
         return (convert(image) for image in self._images.arrays())
@@ -133,15 +165,16 @@ class Dataset:
         part = Part(self, np.array([range(len(self))[i]]))
         target = self.targets[i]
         image = part.normalise(part.tensors(np.array([0])))[0]
-        return Sample(image, int(target) if target.ndim == 0 else target, self.sample_ids[i], self.patient_ids[i])
+        truth = self.masks()[i] if self.info.task == "segmentation" else int(target) if target.ndim == 0 else target
+        return Sample(image, truth, self.sample_ids[i], self.patient_ids[i])
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_pixels": None}  # the other process maps the same file
+        return self.__dict__ | {"_pixels": None, "_masks": None}  # the other process maps the same file
 
 
 def dataset_names() -> tuple[str, ...]:
-    """The data sets known by name: phantoms first, then the 2D sets of MedMNIST."""
-    return (*phantom_names(), *MEDMNIST)
+    """The data sets known by name: phantoms first, then the 2D sets of MedMNIST, then sets with masks."""
+    return (*phantom_names(), *MEDMNIST, CHASEDB1)
 
 
 def open_dataset(
@@ -158,6 +191,9 @@ def open_dataset(
     part_column: str | None = None,
     uncertain_labels: str = "refuse",
     blank_labels: str = "ignore",
+    mask_column: str | None = None,
+    mask_classes: Sequence[str] = (),
+    observer: str | None = None,
     bad_images: str = "raise",
     permute_labels: bool = False,
     normalise: str | tuple[Sequence[float], Sequence[float]] = "imagenet",
@@ -179,6 +215,9 @@ def open_dataset(
         uncertain_labels: tables only: labels of -1, as CheXpert has: "refuse" them, or count them as "positive"
             (U-Ones), "negative" (U-Zeros) or unlabelled ("ignore").
         blank_labels: tables only: labels without a value: unlabelled ("ignore"), or "negative".
+        mask_column: tables only: the column of mask files, instead of labels; makes the task "segmentation".
+        mask_classes: names of the masks' classes in the order of their values; see `read_table`.
+        observer: of "chasedb1": whose masks, "first" (default) or "second".
         bad_images: "raise" stops at images that cannot be read, "exclude" leaves them out by name and count.
         permute_labels: a negative control: labels are shuffled over patients, which no method should learn from.
         normalise: "imagenet", "half" (to [-1, 1]) or (means, standard deviations), for images in [0, 1].
@@ -193,11 +232,12 @@ def open_dataset(
     """
     label_columns = (label_columns,) if isinstance(label_columns, str) else tuple(label_columns)
     columns = (
-        *(image_column, *label_columns, patient_column, part_column),
+        *(image_column, *label_columns, patient_column, part_column, mask_column, *mask_classes),
         None if uncertain_labels == "refuse" else f"uncertain_labels {uncertain_labels}",
         None if blank_labels == "ignore" else f"blank_labels {blank_labels}",
     )
     _check_arguments(size, channels, count, bad_images, normalise, fit, uncertain_labels, blank_labels)
+    _check_observer(observer, name)
     folder = cache_folder(cache)
     if name in phantom_names():
         _refuse_columns(columns, name, "a phantom")
@@ -213,13 +253,17 @@ def open_dataset(
             (item for key, item in MEDMNIST.items() if path.is_file() and path.stem.split("_")[0] == key), None
         )
         suffix = path.suffix.lower()
-        if path.is_dir():
+        if name == CHASEDB1 and path.is_dir():
+            _refuse_columns(columns, name, "a folder of photographs and masks")
+            records = read_chasedb1(path, observer=observer or "first", bad_images=bad_images, fit=fit, cache=folder)
+        elif path.is_dir():
             _refuse_columns(columns, name, "a folder of class folders")
             records = read_folder(path, bad_images=bad_images, fit=fit, cache=folder)
         elif suffix in TABLES:
             records = read_table(
                 path, image_column=image_column, label_columns=label_columns, patient_column=patient_column,
-                part_column=part_column, bad_images=bad_images, fit=fit, cache=folder,
+                part_column=part_column, mask_column=mask_column, mask_classes=tuple(mask_classes),
+                bad_images=bad_images, fit=fit, cache=folder,
                 uncertain_labels=uncertain_labels, blank_labels=blank_labels,
             )  # fmt: skip
         elif suffix == ".npz":
@@ -246,9 +290,12 @@ def _finished(
         )
     if 0 < records.side < size:
         notes.append(f"Images of {records.side} px were enlarged to {size} px: no detail is gained.")
-    targets = records.targets
+    if records.masks is not None and 0 < size < records.side:
+        notes.append(f"Masks were reduced to {size} px with the images: what is measured is measured at that size.")
+    targets, order = records.targets, None
     if permute_labels:
-        targets = permuted(targets, patient_ids, records.parts, np.random.default_rng(seed))
+        order = permuted(np.arange(len(targets)), patient_ids, records.parts, np.random.default_rng(seed))
+        targets = targets[order]
         notes.insert(
             0,
             f"NEGATIVE CONTROL: the labels were shuffled over patients (seed {seed}); nothing can be "
@@ -260,11 +307,18 @@ def _finished(
         name=name if name in dataset_names() else records.name, task=records.task, classes=records.classes,
         channels=channels,
         spatial_dims=2, source=records.source, licence=records.licence,
-        fingerprint=fingerprint(records, targets, patient_ids), synthetic=records.synthetic,
+        fingerprint=fingerprint(_with_masks_in(records, order), targets, patient_ids), synthetic=records.synthetic,
     )  # fmt: skip
     return Dataset(
-        records, info, targets.copy(), patient_ids, tuple(notes), size=size, fit=fit, mean=mean, std=std, cache=cache
-    )
+        records, info, targets.copy(), patient_ids, tuple(notes), size=size, fit=fit, mean=mean, std=std, cache=cache,
+        mask_order=order if records.masks is not None else None,
+    )  # fmt: skip
+
+
+def _with_masks_in(records: Records, order: np.ndarray | None) -> Records:
+    if order is None or not records.mask_hashes:
+        return records
+    return replace(records, mask_hashes=tuple(records.mask_hashes[i] for i in order))
 
 
 def permuted(
@@ -312,6 +366,15 @@ def _check_arguments(
         )
     if problems:
         raise SpecError(problems, "open_dataset")
+
+
+def _check_observer(observer: str | None, name: str) -> None:
+    if observer is None:
+        return
+    if name != CHASEDB1:
+        raise SpecError(f"observer={observer!r}: {name!r} has masks of one kind; only {CHASEDB1!r} has two observers")
+    if observer not in OBSERVERS:
+        raise SpecError(f"observer={observer!r}: {nearest(observer, OBSERVERS)}")
 
 
 def _refuse_columns(columns: Sequence[str | None], name: str, what: str) -> None:

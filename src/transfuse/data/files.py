@@ -42,7 +42,7 @@ class ImageFiles:
         """The decoded images; goes on after a bad file to list all of them in one DataError."""
         problems: list[str] = []
         for path, result in zip(
-            self.paths, _parallel(_decode_unchanged, list(zip(self.paths, self.sha256, strict=True))), strict=True
+            self.paths, in_parallel(_decode_unchanged, list(zip(self.paths, self.sha256, strict=True))), strict=True
         ):
             if isinstance(result, str):
                 problems.append(f"{path}: {result}")
@@ -89,10 +89,10 @@ def scan(paths: Sequence[Path], folder: Path, *, verify: bool) -> list[ScannedFi
     store = folder / f"files-{key_of(os.path.commonpath([os.path.abspath(path) for path in paths]))}.json"
     with locked(store):
         known = remembered_facts(store)
-        stamps = [_stamp(path) for path in paths]
+        stamps = [stamp_of(path) for path in paths]
         keys = [f"{os.path.abspath(path)}|{stamp}" for path, stamp in zip(paths, stamps, strict=True)]
         todo = [i for i, key in enumerate(keys) if stamps[i] and not _enough(known.get(key), verify)]
-        for i, file in zip(todo, _parallel(_scan_one, [(paths[i], verify) for i in todo]), strict=True):
+        for i, file in zip(todo, in_parallel(_scan_one, [(paths[i], verify) for i in todo]), strict=True):
             known[keys[i]] = file
         if todo:
             remember_facts(store, known)
@@ -100,7 +100,8 @@ def scan(paths: Sequence[Path], folder: Path, *, verify: bool) -> list[ScannedFi
     return [_restored(known[key]) if stamp else missing for key, stamp in zip(keys, stamps, strict=True)]
 
 
-def _stamp(path: Path) -> str:
+def stamp_of(path: Path) -> str:
+    """Size and time of change of a file; empty if it is not there."""
     try:
         status = path.stat()
     except OSError:
@@ -147,7 +148,7 @@ def _decode_unchanged(job: tuple[str, str]) -> np.ndarray | str:
         return str(error)
 
 
-def _parallel(function: Callable[..., T], jobs: Sequence) -> Iterator[T]:
+def in_parallel(function: Callable[..., T], jobs: Sequence) -> Iterator[T]:
     """Results in order, a few threads (Pillow and hashing release the interpreter lock), bounded memory."""
     workers = min(8, os.cpu_count() or 1)
     with ThreadPoolExecutor(max_workers=workers) as pool:

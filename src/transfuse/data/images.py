@@ -34,7 +34,7 @@ from transfuse.errors import DataError
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".pgm", ".ppm")
 FITS = ("crop", "pad", "squash")
 # What Pillow's decoders raise on broken files, found by cutting files of every format at random places.
-_BROKEN = (
+BROKEN = (
     OSError,
     SyntaxError,
     ValueError,
@@ -71,8 +71,8 @@ def inspect_image(data: bytes) -> ImageFacts:
             bits = 16 if image.mode == "F" or image.mode.startswith("I") else 8
             png16 = image.format == "PNG" and len(data) > 25 and data[24] == 16
             return ImageFacts(height, width, 1 if grey else 3, bits, alpha, png16 and bits == 8)
-    except _BROKEN as error:
-        raise DataError(_reason(error)) from None
+    except BROKEN as error:
+        raise DataError(reason_of(error)) from None
 
 
 def decode(data: bytes) -> np.ndarray:
@@ -85,8 +85,8 @@ def decode(data: bytes) -> np.ndarray:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
             return _pixels(ImageOps.exif_transpose(image))
-    except _BROKEN as error:
-        raise DataError(_reason(error)) from None
+    except BROKEN as error:
+        raise DataError(reason_of(error)) from None
 
 
 def _pixels(image: Image.Image) -> np.ndarray:
@@ -113,7 +113,8 @@ def _pixels(image: Image.Image) -> np.ndarray:
     return np.asarray(image.convert("L" if grey else "RGB")).copy()
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Why an image cannot be decoded, in words."""
     if isinstance(error, FileNotFoundError):
         return "does not exist"
     if isinstance(error, UnidentifiedImageError):
@@ -144,17 +145,7 @@ def to_square(image: np.ndarray, size: int, fit: str) -> np.ndarray:
         size: pixels a side.
         fit: "crop" keeps the largest central square, "pad" adds black, "squash" ignores the aspect ratio.
     """
-    height, width = image.shape[:2]
-    if fit == "crop" and height != width:
-        side = min(height, width)
-        top, left = (height - side) // 2, (width - side) // 2
-        image = image[top : top + side, left : left + side]
-    elif fit == "pad" and height != width:
-        side = max(height, width)
-        canvas = np.zeros((side, side, *image.shape[2:]), image.dtype)
-        top, left = (side - height) // 2, (side - width) // 2
-        canvas[top : top + height, left : left + width] = image
-        image = canvas
+    image = square(image, fit)
     if image.shape[:2] == (size, size):
         return image
     if image.dtype == np.uint8:
@@ -165,6 +156,22 @@ def to_square(image: np.ndarray, size: int, fit: str) -> np.ndarray:
     ]
     resized = np.rint(np.stack(planes, axis=-1)).astype(image.dtype)
     return resized[..., 0] if image.ndim == 2 else resized
+
+
+def square(image: np.ndarray, fit: str) -> np.ndarray:
+    """The part of an image `(H, W, ...)` that `to_square` resizes: cropped or padded to a square, or as it is."""
+    height, width = image.shape[:2]
+    if fit == "crop" and height != width:
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        return image[top : top + side, left : left + side]
+    if fit == "pad" and height != width:
+        side = max(height, width)
+        canvas = np.zeros((side, side, *image.shape[2:]), image.dtype)
+        top, left = (side - height) // 2, (side - width) // 2
+        canvas[top : top + height, left : left + width] = image
+        return canvas
+    return image
 
 
 def to_pixels(image: np.ndarray, *, size: int, channels: int, fit: str, white: int) -> np.ndarray:

@@ -82,7 +82,7 @@ def phantom_labels(name: str, indices: Iterable[int], *, seed: int = 0) -> Phant
     _known(name)
     numbers = list(indices)
     targets = [_label(name, index, seed) for index in numbers]
-    return PhantomLabels(np.array(targets, dtype=np.int64), *_ids(name, numbers))
+    return PhantomLabels(np.array(targets, dtype=np.int64), *phantom_ids(name, numbers))
 
 
 def phantoms(name: str, indices: Iterable[int], *, size: int = 64, seed: int = 0) -> PhantomBatch:
@@ -108,7 +108,7 @@ def phantoms(name: str, indices: Iterable[int], *, size: int = 64, seed: int = 0
     targets = np.empty(len(numbers), dtype=np.int64)
     for row, index in enumerate(numbers):
         images[row], targets[row] = _draw(name, index, size, seed)
-    return PhantomBatch(images, targets, *_ids(name, numbers))
+    return PhantomBatch(images, targets, *phantom_ids(name, numbers))
 
 
 def phantom_masks(
@@ -177,7 +177,7 @@ def _label(name: str, index: int, seed: int) -> int:
     return texture_label(index, role=name.removeprefix("texture-"), seed=seed)
 
 
-def _ids(name: str, numbers: list[int]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def phantom_ids(name: str, numbers: list[int]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Patient and sample ids; only fundus phantoms have two samples a patient."""
     samples = tuple(f"s{index:06d}" for index in numbers)
     return (tuple(f"p{index // 2:06d}" for index in numbers) if name == "fundus-phantom" else samples), samples

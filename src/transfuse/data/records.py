@@ -80,6 +80,8 @@ class Records:
     synthetic: bool = False
     notes: tuple[str, ...] = ()
     exclusions: tuple[Exclusion, ...] = ()
+    masks: ImageSource | None = None  # of a segmentation: label maps, uint8; `targets` say which classes are in them
+    mask_hashes: tuple[str, ...] = ()
 
 
 def with_task(records: Records, task: str | None) -> Records:
@@ -90,6 +92,8 @@ def with_task(records: Records, task: str | None) -> Records:
     """
     if task is None or task == records.task:
         return records
+    if records.task == "segmentation":
+        raise SpecError(f"task={task!r}: {records.name} has masks, which are the task 'segmentation'; leave task out")
     count = len(records.classes)
     possible: tuple[str, ...] = ("multilabel",)
     if records.task != "multilabel":
@@ -122,6 +126,8 @@ def fingerprint(records: Records, targets: np.ndarray, patient_ids: Sequence[str
     for sample_id, patient_id, part, image_hash, target in rows:
         digest.update(json.dumps([sample_id, patient_id, str(part), image_hash]).encode())
         digest.update(np.ascontiguousarray(target).tobytes())
+    for mask_hash in records.mask_hashes:
+        digest.update(mask_hash.encode())
     return digest.hexdigest()
 
 

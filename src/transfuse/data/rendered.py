@@ -13,6 +13,8 @@ import numpy as np
 from transfuse.data.cache import key_of, pixel_file, remembered, write_pixels
 from transfuse.data.phantoms import PHANTOMS, phantoms, subpixel_lesions
 from transfuse.data.records import Records
+from transfuse.data.vessels import NAME as VESSELS
+from transfuse.data.vessels import read_vessels
 
 # The modules that draw: what changes in them changes the phantoms.
 _DRAWING = (
@@ -41,7 +43,7 @@ class PhantomImages:
 
 def phantom_names() -> tuple[str, ...]:
     """The phantoms that can be opened as data sets."""
-    return tuple(PHANTOMS)
+    return (*PHANTOMS, VESSELS)
 
 
 def read_phantom(name: str, *, count: int | None, size: int, seed: int, cache: Path) -> Records:
@@ -50,6 +52,8 @@ def read_phantom(name: str, *, count: int | None, size: int, seed: int, cache: P
     Raises:
         DataError: a size or seed that the phantom cannot be drawn at.
     """
+    if name == VESSELS:
+        return read_vessels(count=count, size=size, seed=seed, recipe=_recipe(), cache=cache)
     phantom = PHANTOMS[name]
     count = count or phantom.default_count
     store = cache / f"phantom-{key_of(name, count, size, seed, _recipe())}.npz"

@@ -63,6 +63,17 @@ class Part:
             return torch.from_numpy(pixels).to(torch.float32).div_(self.dataset.white)
         return torch.from_numpy(pixels.astype(np.float32)).div_(self.dataset.white)
 
+    def truth(self, positions: np.ndarray) -> Tensor:
+        """What a network is to give: class indices `(n,)`, labels `(n, C)`, or masks `(n, H, W)`, int64.
+
+        `positions` count within this part, any order.
+        """
+        import torch
+
+        if self.dataset.info.task == "segmentation":
+            return torch.from_numpy(self.dataset.masks()[self.indices[positions]].astype(np.int64))
+        return torch.from_numpy(self.targets[positions])
+
     def normalise(self, images: Tensor) -> Tensor:
         """Images `(n, C, H, W)` in [0, 1] less the data set's mean, over its standard deviation."""
         import torch
@@ -92,15 +103,12 @@ class Part:
         return self.normalise(torch.cat(drawn))
 
     def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Normalised images and targets, in order, every sample once; the last batch may be smaller."""
-        import torch
-
+        """Normalised images and their `truth`, in order, every sample once; the last batch may be smaller."""
         if batch_size < 1:
             raise SpecError(f"batch_size={batch_size}: expected at least 1")
-        targets = self.targets
         for start in range(0, len(self), batch_size):
             positions = np.arange(start, min(start + batch_size, len(self)))
-            yield self.normalise(self.tensors(positions)), torch.from_numpy(targets[positions])
+            yield self.normalise(self.tensors(positions)), self.truth(positions)
 
 
 @dataclass(frozen=True)
@@ -261,7 +269,8 @@ def _check_classes(name: str, part: Part, rows: np.ndarray, parts: Sequence[str]
         for k in np.flatnonzero(present == 0):
             lacking.append((f"no sample of the class {info.classes[k]!r}", repr(info.classes[k]), everyone == k))
     else:
-        for value, word in ((1, "positive"), (0, "negative")):
+        needed = ((1, "positive"), (0, "negative"))[: 1 if info.task == "segmentation" else 2]
+        for value, word in needed:
             for k in np.flatnonzero(~(targets == value).any(axis=0)):
                 label = repr(info.classes[k])
                 lacking.append((f"no {word} of {label}", f"{label} ({word}s)", everyone[:, k] == value))
@@ -313,8 +322,10 @@ def class_weights(targets: np.ndarray, task: str, classes: Sequence[str]) -> np.
     """Class-balanced loss weights, from the targets of the training part only.
 
     Args:
-        targets: `(n,)` class indices, or `(n, C)` of 0, 1 and NaN (unlabelled, not counted) for multilabel.
-        task: binary, multiclass and ordinal give `n / (C * n_c)`; multilabel gives `negatives / positives`.
+        targets: `(n,)` class indices, `(n, C)` of 0, 1 and NaN (unlabelled, not counted) for multilabel, or masks
+            `(n, H, W)` for segmentation.
+        task: binary, multiclass and ordinal give `n / (C * n_c)`, segmentation the same of pixels; multilabel gives
+            `negatives / positives`.
         classes: the C class names.
 
     Returns:
@@ -329,8 +340,9 @@ def class_weights(targets: np.ndarray, task: str, classes: Sequence[str]) -> np.
     if task == "multilabel":
         positives, negatives = (targets == 1).sum(axis=0), (targets == 0).sum(axis=0)
     else:
-        positives = np.bincount(targets, minlength=len(classes))
-        negatives = np.full(len(classes), len(targets) / len(classes))
+        each = targets if task == "segmentation" else targets[None]
+        positives = np.sum([np.bincount(one.reshape(-1), minlength=len(classes)) for one in each], axis=0)
+        negatives = np.full(len(classes), targets.size / len(classes))
     if (positives == 0).any():
         absent = [classes[k] for k in np.flatnonzero(positives == 0).tolist()]
         raise DataError(

@@ -18,8 +18,9 @@ from transfuse.data.files import (
     usable_files,
 )
 from transfuse.data.label_groups import named_columns
+from transfuse.data.masks import read_masks
 from transfuse.data.records import PART_NAMES, Exclusion, Records, listed, order_classes, positive_note, refuse_repeated
-from transfuse.errors import DataError, nearest
+from transfuse.errors import DataError, SpecError, nearest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,6 +52,8 @@ def read_table(
     label_columns: str | Sequence[str],
     patient_column: str | None,
     part_column: str | None,
+    mask_column: str | None = None,
+    mask_classes: Sequence[str] = (),
     bad_images: str,
     fit: str,
     cache: Path,
@@ -64,7 +67,12 @@ def read_table(
     `blank_labels` what an empty cell is.
     Images are found relative to the table, by path, or by a name that is unique below the table's folder.
 
+    A mask column instead of labels makes a segmentation: it names a mask file for each image, found as images are
+    (`data/masks.py` says what a mask is). Without `mask_classes`, names in the order of the masks' values, the classes
+    are "background" and "foreground", or "background", "class 1", "class 2", ...
+
     Raises:
+        SpecError: labels beside masks, or names of classes without masks.
         DataError: columns, labels, parts or images that cannot be used; each names the column, the value and the cure.
         SpecError: a group of label columns that is none, or that the table does not hold.
     """
@@ -72,7 +80,10 @@ def read_table(
     where = path.name
     label_columns = named_columns(label_columns, frame.columns)
     image_column = _column(frame, where, "image_column", image_column, IMAGE_COLUMNS)
-    if not label_columns:
+    _check_masks(label_columns, mask_column, mask_classes)
+    if mask_column:
+        mask_column = _column(frame, where, "mask_column", mask_column, ())
+    elif not label_columns:
         label_columns = (_column(frame, where, "label_columns", None, LABEL_COLUMNS),)
     label_columns = tuple(_column(frame, where, "label_columns", name, ()) for name in label_columns)
     guessed = () if patient_column else tuple(name for name in frame.columns if _plain(name) in PATIENT_COLUMNS)
@@ -89,13 +100,25 @@ def read_table(
         )
     refuse_repeated(ids, where)
     frame, decided = decide_labels(frame, label_columns, uncertain_labels, blank_labels)
-    keep, unlabelled = _labelled(frame, where, label_columns, ids, bad_images)
+    every = list(range(len(ids)))
+    keep, unlabelled = (every, ()) if mask_column else _labelled(frame, where, label_columns, ids, bad_images)
     frame, ids = frame.iloc[keep].reset_index(drop=True), [ids[i] for i in keep]
     paths = find_images(path.parent, ids)
     good, files, unreadable = usable_files(paths, ids, bad_images, cache)
-    frame = frame.iloc[good]
-    task, classes, targets = _targets(frame, where, label_columns)
     exclusions = (*unlabelled, *unreadable)
+    masks = None
+    if mask_column:
+        masks = read_masks(
+            _mask_paths(path.parent, frame[mask_column].iloc[good]), [ids[i] for i in good], [paths[i] for i in good],
+            files, f"{where}, column {mask_column!r}", classes=mask_classes, bad_images=bad_images, cache=cache,
+        )  # fmt: skip
+        good, files = [good[i] for i in masks.good], [files[i] for i in masks.good]
+        exclusions = (*exclusions, *masks.exclusions)
+    frame = frame.iloc[good]
+    if masks is not None:
+        task, classes, targets = "segmentation", masks.classes, masks.present
+    else:
+        task, classes, targets = _targets(frame, where, label_columns)
     notes = [
         *(positive_note(classes, f"column {label_columns[0]!r}") if task == "binary" else ()),
         *file_notes(files, exclusions, fit, [ids[i] for i in good]),
@@ -122,10 +145,40 @@ def read_table(
         patient_ids=_patients(frame, where, patient_column) if patient_column else None,
         patients_by="patient_column: with the table's column that names the patient",
         parts=_parts(frame, where, part_column) if part_column else None,
-        source=f"table {where}, label column(s) {', '.join(label_columns)}",
+        source=f"table {where}, {f'mask column {mask_column}' if mask_column else _label_text(label_columns)}",
         notes=tuple(notes),
         exclusions=exclusions,
+        masks=masks.source if masks else None,
+        mask_hashes=masks.hashes if masks else (),
     )
+
+
+def _label_text(columns: Sequence[str]) -> str:
+    return f"label column(s) {', '.join(columns)}"
+
+
+def _check_masks(label_columns: Sequence[str], mask_column: str | None, mask_classes: Sequence[str]) -> None:
+    problems = []
+    if mask_column and label_columns:
+        problems.append(
+            f"label_columns={list(label_columns)} and mask_column={mask_column!r}: a data set has labels of images or "
+            "masks; give one of the two"
+        )
+    if mask_classes and not mask_column:
+        problems.append(f"mask_classes={list(mask_classes)}: of which masks? Give mask_column too")
+    if mask_classes and (len(mask_classes) < 2 or len(set(mask_classes)) < len(mask_classes)):
+        problems.append(
+            f"mask_classes={list(mask_classes)}: expected two or more different names, the background first"
+        )
+    if problems:
+        raise SpecError(problems, "open_dataset")
+
+
+def _mask_paths(folder: Path, names: Iterable[str]) -> list[Path | None]:
+    """The file of each mask, None where the cell is empty."""
+    given = [name if name.lower() not in _MISSING else "" for name in names]
+    found = iter(find_images(folder, [name for name in given if name]))
+    return [next(found) if name else None for name in given]
 
 
 def _read_frame(path: Path) -> pd.DataFrame:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from transfuse.metrics.cases import ClassCounts
+from transfuse.metrics.overlap import mean_overlap, overlap, overlap_terms
 from transfuse.metrics.table import (
+    COUNT_METRICS,
+    EVERY_METRIC,
     METRICS,
     Metric,
     MetricValue,
@@ -15,6 +18,8 @@ from transfuse.metrics.table import (
 )
 
 __all__ = [
+    "COUNT_METRICS",
+    "EVERY_METRIC",
     "METRICS",
     "ClassCounts",
     "Metric",
@@ -22,6 +27,9 @@ __all__ = [
     "Prepared",
     "evaluate",
     "find_metric",
+    "mean_overlap",
+    "overlap",
+    "overlap_terms",
     "prepare",
     "referable_score",
 ]

@@ -94,15 +94,19 @@ class Prepared:
 
 
 def find_metric(name: str) -> Metric:
-    """The metric called `name`.
+    """The metric called `name`: of scores (`METRICS`), or of masks (`COUNT_METRICS`).
 
     Raises:
         SpecError: no such metric; the message holds the nearest name.
     """
-    if name not in METRICS:
-        counted = "; of segmentations: compare_counts, from counted pixels" if str(name).lower() in _COUNTED else ""
-        raise SpecError(f"unknown metric {name!r}{counted or f': {nearest(name, METRICS)}'}")
-    return METRICS[name]
+    if name not in EVERY_METRIC:
+        raise SpecError(f"unknown metric {name!r}{_of_counts(name) or f': {nearest(name, EVERY_METRIC)}'}")
+    return EVERY_METRIC[name]
+
+
+def _of_counts(name: str) -> str:
+    """For who measures a metric of masks on scores."""
+    return "; of segmentations: compare_counts, from counted pixels" if str(name).lower() in _COUNTED else ""
 
 
 def prepare(name: str, target: ArrayLike, scores: ArrayLike, groups: np.ndarray | None = None) -> Prepared:
@@ -119,6 +123,8 @@ def prepare(name: str, target: ArrayLike, scores: ArrayLike, groups: np.ndarray 
         DataError: unusable targets or scores, or a metric that is defined for no class.
     """
     metric = find_metric(name)
+    if name in COUNT_METRICS:
+        raise SpecError(f"unknown metric {name!r}{_of_counts(name)}")
     cases = read_cases(name, target, scores, probabilities=metric.probabilities)
     if metric.question is not None:
         cases = metric.question(cases)
@@ -337,3 +343,10 @@ METRICS: dict[str, Metric] = {
         ),
     )
 }
+
+COUNT_METRICS: dict[str, Metric] = {
+    metric.name: metric for metric in (Metric("dice", "Dice"), Metric("jaccard", "Jaccard"))
+}
+"""Of masks, from counted pixels; see `metrics/overlap.py`."""
+
+EVERY_METRIC: dict[str, Metric] = METRICS | COUNT_METRICS

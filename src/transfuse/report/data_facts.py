@@ -21,6 +21,9 @@ DEFAULTS: dict[str, Any] = {
     "part_column": None,
     "uncertain_labels": "refuse",
     "blank_labels": "ignore",
+    "mask_column": None,
+    "mask_classes": (),
+    "observer": None,
     "task": None,
     "bad_images": "raise",
     "duplicates": "note",
@@ -38,12 +41,19 @@ TASKS = {
     "multiclass": "one of several classes",
     "ordinal": "classes in an order (grades)",
     "multilabel": "any number of labels an image",
+    "segmentation": "one class a pixel (masks)",
 }
 NORMALISATIONS = {"imagenet": "ImageNet's mean and spread", "half": "scaled to \N{MINUS SIGN}1 to 1"}
 DUPLICATES = {"raise": "refused", "drop": "dropped from the earlier part"}
 UNCERTAIN = {"positive": "positive (U-Ones)", "negative": "negative (U-Zeros)", "ignore": "unlabelled (U-Ignore)"}
 FITS = {"pad": "padded with black", "squash": "squashed", "crop": "cropped to the centre"}
-COLUMNS = {"image_column": "image", "label_columns": "label", "patient_column": "patient", "part_column": "part"}
+COLUMNS = {
+    "image_column": "image",
+    "label_columns": "label",
+    "patient_column": "patient",
+    "part_column": "part",
+    "mask_column": "mask",
+}
 
 
 def lines(data: Mapping[str, Any], counted: Mapping[str, tuple[int, int]] | None = None) -> list[tuple[str, str]]:
@@ -164,6 +174,10 @@ def _settings(rest: dict[str, Any]) -> list[tuple[str, str]]:
         found.append(("images drawn", f"{count:,}"))
     if (seed := _changed(rest, "seed")) is not None:
         found.append(("seed of the data", str(seed)))
+    if names := _changed(rest, "mask_classes"):
+        found.append(("classes of the masks, by value", "; ".join(map(str, names))))
+    if observer := _changed(rest, "observer"):
+        found.append(("masks drawn by", f"the {observer} observer"))
     columns = [(what, _changed(rest, key)) for key, what in COLUMNS.items()]
     named = [f"{what}: {name if isinstance(name, str) else ', '.join(name)}" for what, name in columns if name]
     if named:

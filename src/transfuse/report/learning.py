@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from transfuse.errors import TransfuseError
-from transfuse.metrics import METRICS
+from transfuse.metrics import EVERY_METRIC
 from transfuse.report.drawings import Drawing, Table
 from transfuse.report.figures import PAGE_INK, learning_curves
 from transfuse.report.palette import PAGE, Style
@@ -127,7 +127,7 @@ def _mean_steps(row: Mapping[Any, Any]) -> str:
 
 
 def _ends(quantity: str) -> tuple[float, float] | None:
-    return METRICS[quantity].bounds if quantity in METRICS else None
+    return EVERY_METRIC[quantity].bounds if quantity in EVERY_METRIC else None
 
 
 def _step(value: float) -> str:

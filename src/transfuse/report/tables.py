@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from transfuse.metrics import COUNT_METRICS
 from transfuse.results import arms, phrases
 from transfuse.results.arms import ArmComparison, ArmEstimate, ArmSpeed
 
@@ -133,7 +134,7 @@ def run_rows(runs: pd.DataFrame, metrics: Sequence[str], failures: Sequence[Mapp
                 arm=_arm(run),
                 seed=_whole(run.get("seed")),
                 status=str(run.get("status", "")),
-                metrics=tuple(_metric(run.get(f"test_{name}")) for name in metrics),
+                metrics=tuple(_metric(run.get(f"test_{name}")) if _is_of(run, name) else "" for name in metrics),
                 best=_whole(run.get("best_step")),
                 steps=_whole(run.get("steps")),
                 time=phrases.duration(_real(run.get("total_seconds", run.get("train_seconds")))),
@@ -235,6 +236,11 @@ def _real(value: Any) -> float | None:
 def _metric(value: Any) -> str:
     number = _real(value)
     return "undefined" if number is None else phrases.number(number)
+
+
+def _is_of(run: Mapping[Any, Any], metric: str) -> bool:
+    """Whether a metric is about the data of a run: a source may well have labels of images, and its study masks."""
+    return "task" not in run or (run["task"] == "segmentation") == (metric in COUNT_METRICS)
 
 
 def _whole(value: Any) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import yaml
 
 from transfuse.errors import DataError
-from transfuse.metrics import METRICS
+from transfuse.metrics import EVERY_METRIC
 from transfuse.results import phrases
 from transfuse.results.loading import WeightsFacts, loading
 from transfuse.results.store import RunRecord
@@ -93,16 +93,28 @@ class _Results(NamedTuple):
 
 def _results(record: RunRecord, data: Mapping[str, Any], predictions: pd.DataFrame) -> _Results:
     """The run's metrics; top-1, top-5 and what the run monitored with an interval."""
-    from transfuse.statistics.comparison import estimate
+    from transfuse.statistics.comparison import estimate, estimate_arm
+    from transfuse.statistics.counts import arm_of_counts
 
     test = predictions[predictions["part"] == "test"]
+    if data["task"] == "segmentation":
+        counts = np.stack(list(test["counts"])).reshape(1, len(test), -1, 3)
+        rows, method = [], ""
+        for name, value in record.metrics.items():
+            found = estimate_arm(arm_of_counts(counts, test["patient_id"].to_numpy(), name, background=True))
+            interval = (
+                f"{phrases.number(found.low)} to {phrases.number(found.high)}" if math.isfinite(found.low) else ""
+            )
+            method = found.method if interval else method
+            rows.append((name, f"{EVERY_METRIC[name].title}, mean of images", value, interval))
+        return _Results(rows, _basis(test, method))
     target, scores = np.stack(list(test["target"])), np.stack(list(test["scores"]))
     target = target[:, 0].astype(np.int64) if target.shape[1] == 1 else target
     rows, method = [], ""
     several = data["task"] == "multiclass" and len(data["classes"]) > 5
     names = dict.fromkeys(["accuracy", *["top5"] * several, *record.metrics] if target.ndim == 1 else record.metrics)
     for name in names:
-        title = "Top-1 accuracy" if name == "accuracy" and several else METRICS[name].title
+        title = "Top-1 accuracy" if name == "accuracy" and several else EVERY_METRIC[name].title
         value, interval = record.metrics.get(name), ""
         if name in ("accuracy", "top5", record.facts["monitor"]):
             try:
@@ -114,10 +126,14 @@ def _results(record: RunRecord, data: Mapping[str, Any], predictions: pd.DataFra
                 if math.isfinite(found.low):  # none where all resamples agree, as at a value of 1
                     interval, method = f"{phrases.number(found.low)} to {phrases.number(found.high)}", found.method
         rows.append((name, title, value, interval))
+    return _Results(rows, _basis(test, method))
+
+
+def _basis(test: pd.DataFrame, method: str) -> str:
     patients, images = len(set(test["patient_id"])), len(test)
     of = "" if patients == images else f" of {phrases.counted(patients, 'patient')}"
     basis = f"{phrases.counted(images, 'image')}{of}, none of which was trained on."
-    return _Results(rows, f"{basis} Interval: {method}." if method else basis)
+    return f"{basis} Interval: {method}." if method else basis
 
 
 def _front_matter(
@@ -128,16 +144,17 @@ def _front_matter(
         for name, title, value, _ in results.rows
         if value is not None
     ]
+    task = "image-segmentation" if data["task"] == "segmentation" else "image-classification"
     result = {
-        "task": {"type": "image-classification"},
+        "task": {"type": task},
         "dataset": {"type": data["dataset"], "name": data["dataset"], "split": "test"},
         "metrics": measured,
     }
     content = {
         **({"license": licence} if licence else {"license": "other", "license_name": "not-chosen-yet"}),
         "library_name": "transfuse",
-        "pipeline_tag": "image-classification",
-        "tags": ["image-classification", "transfuse", network, *["synthetic"] * data["synthetic"]],
+        "pipeline_tag": task,
+        "tags": [task, "transfuse", network, *["synthetic"] * data["synthetic"]],
         "datasets": [data["dataset"]],
         "metrics": [entry["type"] for entry in measured],
         "model-index": [{"name": Path(weights.name).stem, "results": [result]}],
@@ -242,7 +259,8 @@ def _training_rows(
     record: RunRecord, identity: Mapping[str, Any], data: Mapping[str, Any], environment: Mapping[str, Any]
 ) -> list[tuple[str, str]]:
     train, facts = identity["train"], record.facts
-    loss = train["loss"] if train["loss"] != "auto" else "sigmoid" if data["task"] == "multilabel" else "softmax"
+    of_task = {"multilabel": "sigmoid", "segmentation": "dice_ce"}.get(data["task"], "softmax")
+    loss = train["loss"] if train["loss"] != "auto" else of_task
     at = f" ({phrases.number(facts['best_value'])} at step {facts['best_step']})"
     machine = environment["gpu"] or f"{environment['processor']}, {phrases.counted(facts['threads'], 'thread')}"
     return [

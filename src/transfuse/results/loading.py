@@ -58,6 +58,7 @@ def loading(network: str, identity: Mapping[str, Any], data: Mapping[str, Any], 
     file, shapes = weights.name, weights.shapes
     padding, init = identity["model"].get("padding"), identity["init"]
     classes, channels, size = len(data["classes"]), data["channels"], data["image_size"]
+    output = "map" if data["task"] == "segmentation" else "output"
     lines = ["## How to load it", ""]
     created = f'model = tfu.create_model("{network}", classes={classes}, channels={channels}, image_size={size}'
     created += f', padding="{padding}")' if padding else ")"
@@ -71,7 +72,7 @@ def loading(network: str, identity: Mapping[str, Any], data: Mapping[str, Any], 
         f"  mine: {{name: {network}, weights: {file}{f', padding: {padding}' if padding else ''}}}",
         "```",
         "",
-        "As it is, in Python (one output a class, before the softmax or sigmoid):",
+        f"As it is, in Python (one {output} a class, before the softmax or sigmoid):",
         "",
         "```python",
         "import transfuse as tfu",
@@ -87,6 +88,8 @@ def loading(network: str, identity: Mapping[str, Any], data: Mapping[str, Any], 
         return [*lines, *_plain_torch(weights, padding or "same")]
     if ":" in network:
         return [*lines, f"The network itself is the function `{network}`, which is not part of transfuse.", ""]
+    if network in UNETS:
+        return [*lines, *_of_smp(network, file, classes, channels)]
     return [
         *lines,
         "Where timm has a network of this name, it is the same one:",
@@ -120,6 +123,26 @@ def _cut_alike(created: str, init: Mapping[str, Any], file: str, classes: int, s
         "",
         created,
         f"model = {cut}",
+        f'model.load_state_dict(load_file("{file}"))',
+        "model.eval()",
+        "```",
+        "",
+    ]
+
+
+UNETS = {f"unet_{encoder}": encoder for encoder in ("resnet18", "resnet34", "resnet50")}
+"""U-Nets of segmentation-models-pytorch by their name here, as in `models/unet.py`, which loads torch."""
+
+
+def _of_smp(network: str, file: str, classes: int, channels: int) -> list[str]:
+    return [
+        "In segmentation-models-pytorch, without transfuse:",
+        "",
+        "```python",
+        "import segmentation_models_pytorch as smp",
+        "from safetensors.torch import load_file",
+        "",
+        f'model = smp.Unet("{UNETS[network]}", encoder_weights=None, in_channels={channels}, classes={classes})',
         f'model.load_state_dict(load_file("{file}"))',
         "model.eval()",
         "```",

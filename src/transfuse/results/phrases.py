@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from transfuse.metrics import METRICS
+from transfuse.metrics import EVERY_METRIC
 
 if TYPE_CHECKING:
     from transfuse.statistics.comparison import Comparison
@@ -32,7 +32,7 @@ def metric_name(name: str) -> str:
     ('AUROC', 'AUROC (grade 2)', 'my score')
     """
     quantity, _, label = name.partition("/")
-    known = METRICS[quantity].title if quantity in METRICS else quantity.replace("_", " ")
+    known = EVERY_METRIC[quantity].title if quantity in EVERY_METRIC else quantity.replace("_", " ")
     readable = METRIC_NAMES.get(quantity, known)
     return f"{readable} ({label})" if label else readable
 
@@ -40,7 +40,7 @@ def metric_name(name: str) -> str:
 def smaller_is_better(name: str) -> bool:
     """Whether a smaller value of this quantity is the better one (loss, calibration error, Brier score)."""
     quantity = name.partition("/")[0]
-    return quantity == "loss" or (quantity in METRICS and not METRICS[quantity].higher_is_better)
+    return quantity == "loss" or (quantity in EVERY_METRIC and not EVERY_METRIC[quantity].higher_is_better)
 
 
 def bounds(name: str) -> tuple[float, float]:
@@ -50,7 +50,7 @@ def bounds(name: str) -> tuple[float, float]:
     ((0.0, 1.0), (-1.0, 1.0), (-inf, inf))
     """
     quantity = name.partition("/")[0]
-    return METRICS[quantity].bounds if quantity in METRICS else (-math.inf, math.inf)
+    return EVERY_METRIC[quantity].bounds if quantity in EVERY_METRIC else (-math.inf, math.inf)
 
 
 def span(name: str) -> float:

@@ -7,6 +7,9 @@ from typing import Literal
 
 from transfuse.specs.refuse import STRICT, refuse
 
+SEGMENTATIONS = ("fundus-vessels", "chasedb1")
+"""The catalogue names of sets with masks."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataSpec:
@@ -25,6 +28,9 @@ class DataSpec:
         uncertain_labels: labels of -1 (CheXpert's): `refuse` them, or count them as `positive` (U-Ones), `negative`
             (U-Zeros) or unlabelled (`ignore`). Only for tables.
         blank_labels: labels without a value: unlabelled (`ignore`), or `negative`. Only for tables.
+        mask_column: column of a table that names a mask for each image, instead of labels: a segmentation.
+        mask_classes: names of the masks' classes, the background (0) first.
+        observer: of `chasedb1`, whose masks: `first` (the default) or `second`.
         task: what class labels mean where the files cannot say: grades from a table are `ordinal`.
         bad_images: `raise` lists them; `exclude` leaves them out, named and counted.
         duplicates: what to do about identical images in two parts: `note`, `raise` or `drop`.
@@ -49,6 +55,9 @@ class DataSpec:
     part_column: str | None = None
     uncertain_labels: Literal["refuse", "positive", "negative", "ignore"] = "refuse"
     blank_labels: Literal["ignore", "negative"] = "ignore"
+    mask_column: str | None = None
+    mask_classes: tuple[str, ...] = ()
+    observer: Literal["first", "second"] | None = None
     task: Literal["binary", "multiclass", "ordinal"] | None = None
     bad_images: Literal["raise", "exclude"] = "raise"
     duplicates: Literal["note", "raise", "drop"] = "note"

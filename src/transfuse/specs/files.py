@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from transfuse.errors import SpecError, nearest
-from transfuse.specs.data import DataSpec
+from transfuse.specs.data import SEGMENTATIONS, DataSpec
 from transfuse.specs.mistakes import problems_of, walk
 from transfuse.specs.stand_ins import STAND_INS, mend
 from transfuse.specs.study import StudySpec
@@ -31,6 +31,8 @@ def study_from(content: Mapping[str, Any], where: str = "") -> StudySpec:
     if isinstance(named := left.get("analyses"), str | list):  # a bare name is an analysis with its defaults
         every = [named] if isinstance(named, str) else named
         left["analyses"] = [{"what": one} if isinstance(one, str) else one for one in every]
+    if "metric" not in left and _segments(left.get("data")):
+        left["metric"] = "dice"
     strange = _not_plain(left)
     if strange:
         raise SpecError(strange, where)
@@ -57,6 +59,10 @@ def study_from(content: Mapping[str, Any], where: str = "") -> StudySpec:
                 return study
             break
     raise SpecError(tuple(problems), where)
+
+
+def _segments(data: Any) -> bool:
+    return isinstance(data, dict) and (data.get("mask_column") is not None or data.get("name") in SEGMENTATIONS)
 
 
 def _not_plain(value: Any, path: str = "") -> list[str]:

@@ -19,6 +19,7 @@ NUMERICS_VERSION = 1
 _THROUGH_FINGERPRINT = (
     *("name", "root", "count", "seed", "bad_images", "permute_labels"),
     *("image_column", "label_columns", "patient_column", "part_column", "uncertain_labels", "blank_labels"),
+    *("mask_column", "mask_classes", "observer"),
 )
 
 # Settings that came after the first version. At their default they change nothing: the runs of before stay known.

@@ -46,7 +46,8 @@ class StudySpec:
     Attributes:
         name: names the folder of the results; letters, digits, `-`, `_`, `.`.
         title, question: what the report says above the answer.
-        metric: what the arms are compared by.
+        metric: what the arms are compared by; a study file that does not say means AUROC, and Dice where the data have
+            masks.
         margin: the difference in the metric below which two arms count as equal; fixed before training.
         threshold: validation value of the metric for "steps to reach it"; None leaves that table out.
         baseline: the arm that the others are compared with.

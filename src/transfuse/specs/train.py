@@ -103,7 +103,8 @@ class TrainSpec:
         epochs, steps: the length; give one of the two.
         batch_size: images a step.
         loss: `softmax` (cross-entropy), `sigmoid` (independent sigmoids with binary cross-entropy, as T trains), or
-            `auto`: sigmoid for multi-label data, else softmax.
+            `dice_ce` (Dice with cross-entropy, for masks), or `auto`: sigmoid for multi-label data, dice_ce for masks,
+            else softmax.
         class_weights: `none`, or `balanced` by the training part's class counts.
         augment: the name of a set of augmentations.
         augmentation_bank: so many augmented views of each image are drawn once and for all, and a training takes one of
@@ -124,7 +125,7 @@ class TrainSpec:
     optimizer: OptimizerSpec = field(default_factory=OptimizerSpec)
     schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
     stopping: StoppingSpec = field(default_factory=StoppingSpec)
-    loss: Literal["auto", "softmax", "sigmoid"] = "auto"
+    loss: Literal["auto", "softmax", "sigmoid", "dice_ce"] = "auto"
     class_weights: Literal["none", "balanced"] = "none"
     augment: Augmentation = "none"
     augmentation_bank: int | None = None

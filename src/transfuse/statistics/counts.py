@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from transfuse.errors import DataError, SpecError, nearest
-from transfuse.metrics import ClassCounts, Metric, Prepared
+from transfuse.metrics import COUNT_METRICS, ClassCounts, Prepared, overlap, overlap_terms
 from transfuse.statistics.arm import Arm
 from transfuse.statistics.bootstrap import Measure, Measured, resample_folds
 from transfuse.statistics.comparison import Comparison, checked_margin, compare_arms
@@ -18,9 +18,6 @@ __all__ = ["COUNT_METRICS", "arm_of_counts", "compare_counts", "overlap"]
 
 Average = Literal["image", "pooled"]
 Empty = Literal["one", "leave_out"]
-
-COUNT_METRICS = {"dice": Metric("dice", "Dice"), "jaccard": Metric("jaccard", "Jaccard")}
-"""Dice `2 TP / (2 TP + FP + FN)` and Jaccard `TP / (TP + FP + FN)` (METHODS MET-6)."""
 
 
 def compare_counts(
@@ -99,41 +96,31 @@ def arm_of_counts(
     folds: ArrayLike | None = None,
     seed: int = 0,
     *,
+    background: bool = False,
     name: str = "counts",
 ) -> Arm:
-    """An arm of a segmentation, for several comparisons; arguments and errors as of `compare_counts`."""
+    """An arm of a segmentation, for several comparisons; arguments and errors as of `compare_counts`.
+
+    With `background` the first class is the background: it has no part in the metric, and classes keep their numbers.
+    """
     if metric not in COUNT_METRICS:
         raise SpecError(f"unknown metric {metric!r} of counts: {nearest(metric, COUNT_METRICS)}")
     for what, given, known in (("average", average, get_args(Average)), ("empty", empty, get_args(Empty))):
         if given not in known:
             raise SpecError(f"unknown {what} {given!r}: {nearest(str(given), known)}")
     array = _read(name, counts)
+    if background and array.shape[2] < 2:
+        raise DataError(f"{name} has shape {np.shape(counts)}: one class, so none is left beside the background")
     leave_out = average == "image" and empty == "leave_out"
-    measure = _of_counts(array, metric, average, leave_out)
+    measure = _of_counts(array, metric, average, leave_out, int(background))
     parts, number = resample_folds(measure, array.shape[1], patients, folds, seed)
     notes = []
-    if leave_out and (left := int((_truth(array) == 0).sum())):
-        of = "images" if array.shape[2] == 1 else "pairs of an image and a class"
-        notes.append(
-            f"{left} of {_truth(array).size} {of} without a true mask are left out, whatever was predicted there."
-        )
+    truth = _truth(array)[:, int(background) :]
+    if leave_out and (left := int((truth == 0).sum())):
+        of = "images" if truth.shape[1] == 1 else "pairs of an image and a class"
+        notes.append(f"{left} of {truth.size} {of} without a true mask are left out, whatever was predicted there.")
     classes = array.shape[2:3] if np.ndim(counts) == 4 else ()
     return Arm(COUNT_METRICS[metric], len(array), tuple(parts), number, patients is None, classes, seed, tuple(notes))
-
-
-def overlap(counts: ArrayLike, metric: str = "dice") -> np.ndarray:
-    """Dice or Jaccard of counts `(..., 3)`; 1 where nothing is there and nothing is predicted.
-
-    >>> overlap([[8, 2, 2], [0, 0, 0], [0, 5, 0]]).tolist()
-    [0.8, 1.0, 0.0]
-    """
-    top, bottom = _terms(np.asarray(counts, dtype=np.float64), metric)
-    return np.divide(top, bottom, out=np.ones_like(top), where=bottom > 0)
-
-
-def _terms(counts: np.ndarray, metric: str) -> tuple[np.ndarray, np.ndarray]:
-    found = counts[..., 0] * (2 if metric == "dice" else 1)
-    return found, found + counts[..., 1] + counts[..., 2]
 
 
 def _truth(counts: np.ndarray) -> np.ndarray:
@@ -170,13 +157,17 @@ def _read(name: str, counts: ArrayLike) -> np.ndarray:
     return array
 
 
-def _of_counts(counts: np.ndarray, metric: str, average: Average, leave_out: bool) -> Measure:
+def _of_counts(counts: np.ndarray, metric: str, average: Average, leave_out: bool, first: int = 0) -> Measure:
+    """The metric of the classes from `first` on."""
+
     def measure(rows: np.ndarray, groups: np.ndarray) -> Iterator[Measured]:
         truth = _truth(counts[:, rows])
         used = truth > 0 if leave_out else np.ones_like(truth, dtype=bool)
         if average == "pooled":  # without any true pixel there is nothing to overlap with
             used &= (truth > 0).any(axis=0)
-        there = {c: ClassCounts(int((one > 0).sum()), int((one == 0).sum())) for c, one in enumerate(truth.T)}
+        there = {
+            c: ClassCounts(int((one > 0).sum()), int((one == 0).sum())) for c, one in enumerate(truth.T) if c >= first
+        }
         classes = tuple(c for c in there if used[:, c].any())
         if not classes:
             raise DataError(
@@ -185,7 +176,7 @@ def _of_counts(counts: np.ndarray, metric: str, average: Average, leave_out: boo
             )
         support = np.array([len(np.unique(groups[used[:, c]])) for c in classes])
         for run in counts[:, rows][:, :, list(classes)]:
-            top, bottom = _terms(run, metric)
+            top, bottom = overlap_terms(run, metric)
             if average == "image":
                 top, bottom = overlap(run, metric) * used[:, list(classes)], used[:, list(classes)].astype(np.float64)
             values = _ratio(_summed(top, groups), _summed(bottom, groups))

@@ -5,18 +5,17 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from transfuse.metrics import METRICS
+from transfuse.metrics import EVERY_METRIC
 
 if TYPE_CHECKING:
     from transfuse.statistics.comparison import Comparison
 
 _MOST_CLASSES = 12
-_NAMES = {"dice": "Dice", "jaccard": "Jaccard"}
 
 
 def headline(found: Comparison) -> str:
     """The verdict, the difference with its interval, and the margin."""
-    metric = METRICS[found.metric].title if found.metric in METRICS else _NAMES.get(found.metric, found.metric)
+    metric = EVERY_METRIC[found.metric].title if found.metric in EVERY_METRIC else found.metric
     return f"{found.verdict}: {_difference(found, metric)}, margin {found.margin:g}"
 
 

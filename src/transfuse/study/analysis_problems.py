@@ -19,6 +19,14 @@ if TYPE_CHECKING:
     from transfuse.models import Blocks
 
 
+OF_CLASSES = {
+    "knn": "votes on the class of an image",
+    "gradcam": "explains the class of an image",
+    "reinitialise": "measures probabilities of the classes of images",
+}
+"""Analyses that need labels of images, with what for."""
+
+
 def analysis_problems(study: StudySpec, split: Split) -> list[str]:
     """Levels that a network does not have, unknown blocks, views and analyses that do not go with it."""
     if not study.analyses:
@@ -31,9 +39,13 @@ def analysis_problems(study: StudySpec, split: Split) -> list[str]:
         except TransfuseError:
             return None  # said elsewhere
 
+    masks = split.test.dataset.info.task == "segmentation"
     images = split.test.normalise(split.test.tensors(np.arange(min(2, len(split.test)))))
     problems = []
     for place, analysis in enumerate(study.analyses):
+        if masks and analysis.what in OF_CLASSES:
+            problems.append(f"analyses.{place} ({analysis.what}): {OF_CLASSES[analysis.what]}, and these are masks")
+            continue
         for label in analysis.models or study.models:
             model = network(label)
             if model is None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from transfuse.errors import DataError
+from transfuse.metrics import COUNT_METRICS
 from transfuse.results.arms import ArmComparison, ArmEstimate
 from transfuse.results.causes import cause_pairs
 from transfuse.results.cut_heads import Cuts, cuts_of, is_cut_sweep
@@ -192,6 +193,7 @@ class _Tested(NamedTuple):
 def _tested(study: StudySpec, tables: Tables, chosen: pd.Series, metric: str = "") -> dict[tuple[str, str], _Tested]:
     """Every arm that has predictions of the chosen runs, by network and label; each is resampled once for all uses."""
     from transfuse.statistics.arm import arm_of_scores
+    from transfuse.statistics.counts import arm_of_counts
 
     if tables.predictions.empty:
         return {}
@@ -203,16 +205,19 @@ def _tested(study: StudySpec, tables: Tables, chosen: pd.Series, metric: str = "
         first = seeds[0]
         if any(not np.array_equal(seed["sample_id"], first["sample_id"]) for seed in seeds):
             raise DataError(f"the runs of {model} · {arm} were tested on different samples; they cannot be compared")
-        target = np.stack(list(first["target"]))
-        found[str(model), str(arm)] = _Tested(
-            arm_of_scores(
+        patients = first["patient_id"].to_numpy()
+        if study.metric in COUNT_METRICS:
+            counts = np.stack([np.stack(list(seed["counts"])).reshape(len(seed), -1, 3) for seed in seeds])
+            tested = arm_of_counts(counts, patients, study.metric, background=True, name=f"{model} · {arm}")
+        else:
+            target = np.stack(list(first["target"]))
+            tested = arm_of_scores(
                 target[:, 0].astype(np.int64) if target.shape[1] == 1 and not np.isnan(target).any() else target,
                 np.stack([np.stack(list(seed["scores"])) for seed in seeds]),
-                first["patient_id"].to_numpy(),
+                patients,
                 metric or study.metric,
-            ),
-            tuple(int(seed["seed"].iloc[0]) for seed in seeds),
-        )
+            )
+        found[str(model), str(arm)] = _Tested(tested, tuple(int(seed["seed"].iloc[0]) for seed in seeds))
     return found
 
 
@@ -348,6 +353,7 @@ def write_samples(store: Store, name: str, dataset: Dataset, *, per_class: int =
 
     folder = store.study_folder(name) / "samples"
     images = dataset.pixels()
+    masks = dataset.masks() if dataset.info.task == "segmentation" else None
     index = []
     for number, label in enumerate(dataset.info.classes):
         target = np.asarray(dataset.targets)
@@ -355,6 +361,8 @@ def write_samples(store: Store, name: str, dataset: Dataset, *, per_class: int =
         for place, member in enumerate(members):
             pixel = np.asarray(images[member])
             values = pixel if pixel.dtype == np.uint8 else (pixel >> 8).astype(np.uint8)
+            if masks is not None and number > 0:
+                values = outlined(values, masks[member] == number)
             picture = Image.fromarray(values[0] if values.shape[0] == 1 else np.moveaxis(values, 0, -1))
             if picture.width > 1.5 * pixels:
                 picture.thumbnail((pixels, pixels), Image.Resampling.LANCZOS)
@@ -366,9 +374,27 @@ def write_samples(store: Store, name: str, dataset: Dataset, *, per_class: int =
             file = f"{number}_{place}.png"
             with replacing(folder / file) as path:
                 path.write_bytes(buffer.getvalue())
-            index.append({"file": file, "caption": str(label)})
+            caption = str(label) if masks is None else f"{label}, outlined" if number else "images"
+            index.append({"file": file, "caption": caption})
     with replacing(folder / "index.json") as path:
         path.write_text(json.dumps(index), encoding="utf-8")
+
+
+OUTLINE = (255, 210, 0)
+
+
+def outlined(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """A picture (C, H, W) uint8 in colour, (3, H, W), with the outermost pixels of a mask (H, W) drawn on it.
+
+    >>> outlined(np.zeros((1, 3, 3), np.uint8), np.ones((3, 3), bool))[0].tolist()
+    [[255, 255, 255], [255, 0, 255], [255, 255, 255]]
+    """
+    around = np.pad(mask, 1)
+    inside = around[:-2, 1:-1] & around[2:, 1:-1] & around[1:-1, :-2] & around[1:-1, 2:]
+    edge = mask & ~inside
+    shown = np.repeat(image, 3, axis=0) if len(image) == 1 else image.copy()
+    shown[:, edge] = np.array(OUTLINE, np.uint8)[:, None]
+    return shown
 
 
 def _read_samples(store: Store, name: str) -> list[tuple[str, bytes]]:

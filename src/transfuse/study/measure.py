@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from transfuse.errors import BlocksError, DataError
-from transfuse.metrics import evaluate
+from transfuse.metrics import COUNT_METRICS, evaluate, mean_overlap
 from transfuse.specs import RunSpec
 from transfuse.study.network import kind_of
 from transfuse.study.sources import images_of
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor, nn
 
-    from transfuse.data import Dataset, Split
+    from transfuse.data import Dataset, Part, Split
     from transfuse.study.network import Network
     from transfuse.training import Epoch, Recipe
 
@@ -33,6 +33,7 @@ TEST_METRICS = {
     "multiclass": ("auroc", "auprc", "average_precision", "accuracy", "macro_recall", "brier", "ece"),
     "ordinal": ("auroc", "auprc", "accuracy", "macro_recall", "kappa", "brier", "ece"),
     "multilabel": ("auroc", "auprc", "average_precision", "brier", "ece"),
+    "segmentation": ("dice", "jaccard"),
 }
 
 
@@ -44,7 +45,7 @@ def recipe_of(spec: RunSpec, split: Split) -> Recipe:
     train, info = spec.train, split.train.dataset.info
     weights = None
     if train.class_weights == "balanced":
-        weights = tuple(class_weights(split.train.targets, info.task, info.classes).tolist())
+        weights = tuple(class_weights(labels_of(split.train), info.task, info.classes).tolist())
     return Recipe(
         optimizer=Optimizer(**vars(train.optimizer)),
         schedule=Schedule(**vars(train.schedule)),
@@ -58,6 +59,13 @@ def recipe_of(spec: RunSpec, split: Split) -> Recipe:
         validate_every=train.validate_every,
         precision=train.precision,
     )
+
+
+def labels_of(part: Part) -> np.ndarray:
+    """What class weights are counted from: the labels of the images, or their masks `(n, H, W)`."""
+    if part.dataset.info.task == "segmentation":
+        return part.dataset.masks()[part.indices]
+    return part.targets
 
 
 def total_steps(spec: RunSpec, split: Split) -> int:
@@ -83,7 +91,10 @@ def history_table(epochs: list[Epoch]) -> pd.DataFrame:
 
 
 def test(model: nn.Module, split: Split, spec: RunSpec, device: str) -> tuple[pd.DataFrame, dict[str, float | None]]:
-    """Predictions for the validation and test parts, and the metrics of the test part."""
+    """Predictions for the validation and test parts, and the metrics of the test part.
+
+    Of masks a prediction is `counts`, (C x 3,): true positives, false positives and false negatives, class by class.
+    """
     import pandas as pd
 
     from transfuse.training import predict
@@ -92,20 +103,13 @@ def test(model: nn.Module, split: Split, spec: RunSpec, device: str) -> tuple[pd
     metrics: dict[str, float | None] = {}
     for name, part in (("val", split.val), ("test", split.test)):
         scores = predict(model, part, crops=spec.train.test_crops, probabilities=spec.train.loss, device=device)
-        target = np.asarray(part.targets, np.float64)
-        tables.append(
-            pd.DataFrame(
-                {
-                    "part": name,
-                    "sample_id": part.sample_ids,
-                    "patient_id": part.patient_ids,
-                    "target": list(target.reshape(len(target), -1)),
-                    "scores": list(scores),
-                }
-            )
-        )
+        info, target = part.dataset.info, np.asarray(part.targets, np.float64)
+        found = {"target": list(target.reshape(len(target), -1)), "scores": list(scores)}
+        if info.task == "segmentation":
+            found = {"counts": list(scores.reshape(len(scores), -1))}
+        names = {"part": name, "sample_id": part.sample_ids, "patient_id": part.patient_ids}
+        tables.append(pd.DataFrame({**names, **found}))
         if name == "test":
-            info = part.dataset.info
             for metric in test_metrics(info.task, len(info.classes)):
                 metrics[metric] = _metric(metric, np.asarray(part.targets), scores)
     return pd.concat(tables, ignore_index=True), metrics
@@ -118,6 +122,8 @@ def test_metrics(task: str, classes: int) -> tuple[str, ...]:
 
 
 def _metric(name: str, target: np.ndarray, scores: np.ndarray) -> float | None:
+    if name in COUNT_METRICS:
+        return mean_overlap(scores, name).value
     try:
         value = evaluate(name, target, scores).value
     except DataError:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 import numpy as np
 
 from transfuse.errors import DataError, TransfuseError
-from transfuse.metrics import evaluate
+from transfuse.metrics import COUNT_METRICS, METRICS, evaluate
 from transfuse.specs import DataSpec, InitSpec, ModelSpec, StudySpec, TrainSpec
 from transfuse.specs.arm import Level
+from transfuse.study.measure import labels_of
 from transfuse.study.network import build, untrained
 from transfuse.study.sources import images_of, read_source
 from transfuse.study.sweeps import Unfolded
@@ -44,6 +45,13 @@ def metric_problems(path: str, metric: str, part: Part) -> list[str]:
     """A metric that cannot be measured on a part, whatever a network predicts."""
     if metric == "loss":
         return []
+    info = part.dataset.info
+    if (info.task == "segmentation") != (metric in COUNT_METRICS):
+        known = ", ".join(COUNT_METRICS if info.task == "segmentation" else METRICS)
+        what = "masks" if info.task == "segmentation" else "labels of images"
+        return [f"{path}: {metric} cannot be measured on {info.name}, which has {what}; choices: {known}"]
+    if metric in COUNT_METRICS:
+        return []
     rng = np.random.default_rng(0)
     scores = rng.dirichlet(np.ones(max(2, len(part.dataset.info.classes))), len(part))
     try:
@@ -63,9 +71,13 @@ def training_problems(path: str, train: TrainSpec, part: Part) -> list[str]:
         loss_name(train.loss, info.task)
     except TransfuseError as error:
         problems.append(f"{path}.loss: {error}")
+    if info.task == "segmentation" and train.augmentation_bank is not None:
+        problems.append(f"{path}.augmentation_bank: keeps views of images and none of masks; leave it out")
+    if info.task == "segmentation" and train.test_crops == "ten":
+        problems.append(f"{path}.test_crops: ten crops average outputs of images, and the data are masks; leave it out")
     if train.class_weights == "balanced":
         try:
-            class_weights(part.targets, info.task, info.classes)
+            class_weights(labels_of(part), info.task, info.classes)
         except TransfuseError as error:
             problems.append(f"{path}.class_weights: {error}")
     return problems
@@ -293,8 +305,10 @@ def _forward_problem(name: str, model: nn.Module, split: Split) -> str:
     """What is wrong with what a network makes of two images; empty if nothing is."""
     import torch
 
+    from transfuse.training.prediction import output_shape
+
     images = next(split.train.batches(2))[0]
-    expected = (len(images), len(split.train.dataset.info.classes))
+    expected = output_shape(split.train, images)
     own = ":" in name
     mode = model.training
     try:
@@ -308,6 +322,15 @@ def _forward_problem(name: str, model: nn.Module, split: Split) -> str:
         model.train(mode)
     if not isinstance(found, torch.Tensor):
         return f"{name!r} returns a {type(found).__name__}; expected a tensor of shape {expected}, one row an image"
+    if tuple(found.shape) != expected and found.ndim != len(expected):
+        return (
+            f"{name!r} makes outputs of shape {tuple(found.shape)} from {len(images)} images; expected {expected}: "
+            + (
+                "the data have masks, which take a network of maps, such as unet_resnet18"
+                if len(expected) > 2
+                else "the data have labels of images, and this is a network of maps, for data with masks"
+            )
+        )
     if tuple(found.shape) != expected:
         cure = (
             f"use the argument `classes` in {name!r} for the outputs of its last layer"

@@ -1,9 +1,9 @@
-"""Training: `fit` is a generator loop, a `Recipe` says how, `predict` gives probabilities."""
+"""Training: `fit` is a generator loop, a `Recipe` says how, `predict` gives probabilities, of masks pixel counts."""
 
 from transfuse.training.history import Diverged, Epoch
 from transfuse.training.loop import fit
 from transfuse.training.optimizers import Optimizer
-from transfuse.training.prediction import predict
+from transfuse.training.prediction import predict, segment
 from transfuse.training.recipe import RECIPES, Recipe, Stopping
 from transfuse.training.schedules import Schedule
 from transfuse.training.screen import Screen, ScreenedExit, screen
@@ -21,4 +21,5 @@ __all__ = [
     "fit",
     "predict",
     "screen",
+    "segment",
 ]

@@ -60,6 +60,16 @@ class Batches:
             images = self.augmentation(images, generator)
         return self.part.normalise(images)
 
+    def drawn(self, positions: np.ndarray, step: int, process: int = 0) -> tuple[Tensor, Tensor]:
+        """The images of a step, as `images` gives them, and their targets; masks are moved with their images."""
+        if self.part.dataset.info.task != "segmentation":
+            return self.images(positions, step, process), self.targets[torch.from_numpy(positions)]
+        images, masks = self.part.tensors(positions), self.part.truth(positions)
+        if self.augmentation is not None:
+            generator = torch.Generator().manual_seed(step_seed(self.seed, AUGMENTATION, step, process))
+            images, masks = self.augmentation.together(images, masks, generator)  # type: ignore[attr-defined]
+        return self.part.normalise(images), masks
+
 
 def make_batches(part: Part, recipe: Recipe, model: nn.Module, *, seed: int) -> Batches:
     """Batches of `part` for `model`.
@@ -68,10 +78,13 @@ def make_batches(part: Part, recipe: Recipe, model: nn.Module, *, seed: int) -> 
     cannot train on one image; another order brings that image back in the next epoch.
 
     Raises:
-        TrainingError: nothing to train on.
+        TrainingError: nothing to train on, or an augmentation that cannot move masks.
     """
     if len(part) == 0:
         raise TrainingError("the training part is empty: expected at least one image")
+    augmentation = recipe.augmentation()
+    if part.dataset.info.task == "segmentation":
+        _check_masks_move(augmentation, recipe)
     steps = math.ceil(len(part) / recipe.batch_size)
     normed = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
     if normed and recipe.batch_size > 1 and len(part) % recipe.batch_size == 1:
@@ -79,7 +92,19 @@ def make_batches(part: Part, recipe: Recipe, model: nn.Module, *, seed: int) -> 
     if steps == 0:
         raise TrainingError("the training part holds 1 image and the network has batch norm: expected 2 or more")
     targets = torch.from_numpy(np.array(part.targets))
-    return Batches(part, targets, recipe.batch_size, steps, recipe.augmentation(), seed, recipe.augmentation_bank)
+    return Batches(part, targets, recipe.batch_size, steps, augmentation, seed, recipe.augmentation_bank)
+
+
+def _check_masks_move(augmentation: Augmentation | None, recipe: Recipe) -> None:
+    if augmentation is not None and not hasattr(augmentation, "together"):
+        raise TrainingError(
+            "the augmentation is a function of images alone, and the data are masks, which have to move with them: "
+            "give one of data.AUGMENTATIONS, or an object with a method together(images, masks, generator)"
+        )
+    if recipe.augmentation_bank is not None:
+        raise TrainingError(
+            "augmentation_bank keeps views of images and none of masks: leave it out, and each step draws anew"
+        )
 
 
 def step_seed(seed: int, stream: int, step: int, process: int = 0) -> int:

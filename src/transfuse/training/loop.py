@@ -27,7 +27,7 @@ from transfuse.training.l2_sp import anchored_parameters, draw_back
 from transfuse.training.losses import Loss, loss_for
 from transfuse.training.objective import Objective
 from transfuse.training.optimizers import make_optimizer
-from transfuse.training.prediction import check_logits, device_of
+from transfuse.training.prediction import check_logits, device_of, output_shape
 from transfuse.training.recipe import Recipe
 from transfuse.training.validation import check_validation, validate
 
@@ -67,7 +67,8 @@ def fit(
     global generators are left as they were.
 
     Args:
-        model: maps normalised images (n, channels, size, size) to logits (n, C), C being the number of classes.
+        model: maps normalised images (n, channels, size, size) to logits (n, C), C being the number of classes; for
+            masks to maps of logits (n, C, size, size).
             Parameters without `requires_grad` are not trained. It is moved to `device` and stays there.
         split: its `train` and `val` parts are read, never `test`.
         recipe: optimiser, schedule, loss, augmentation, validation; default: Adam, batches of 32.
@@ -99,7 +100,8 @@ def fit(
         Diverged: a TrainingError; the loss or a validation output is not finite.
         StoreError: the checkpoint cannot be written (disk full); the one before is intact.
     """
-    recipe = recipe if recipe is not None else Recipe()
+    if recipe is None:
+        recipe = Recipe(monitor="dice" if split.train.dataset.info.task == "segmentation" else "auroc")
     if learning_rate is not None:
         optimizer = dataclasses.replace(recipe.optimizer, learning_rate=learning_rate)
         recipe = dataclasses.replace(recipe, optimizer=optimizer)
@@ -255,15 +257,16 @@ def _step(training: _Training, module: nn.Module, step: int, positions: np.ndarr
     """One optimiser step; its loss."""
     runtime, batches, optimizer = training.runtime, training.batches, training.optimizer
     mine = runtime.share(positions)
-    images = runtime.to_device(batches.images(mine, step, runtime.process))
+    drawn, truth = batches.drawn(mine, step, runtime.process)
+    images = runtime.to_device(drawn)
     images = channels_last(images) if training.channels_last else images
-    targets = runtime.to_device(batches.targets[torch.from_numpy(mine)])
+    targets = runtime.to_device(truth)
     for group in optimizer.param_groups:
         group["lr"] = training.history.learning_rate(step, group["base_rate"], reductions)
     seed_step(runtime.device, step_seed(batches.seed, DROPOUT, step, runtime.process))
     logits = runtime.forward(module, images)
     if training.objective is None:
-        check_logits(logits, len(mine), len(batches.part.dataset.info.classes))
+        check_logits(logits, output_shape(batches.part, images))
     loss = training.loss(logits, targets)
     if runtime.processes > 1:  # their gradients are averaged: weigh each by its share of the batch
         loss = loss * (len(mine) * runtime.processes / len(positions))

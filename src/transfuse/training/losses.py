@@ -1,4 +1,4 @@
-"""The two heads of the papers as losses: one softmax, or one sigmoid an output."""
+"""The two heads of the papers as losses: one softmax, or one sigmoid an output. For masks: Dice and cross-entropy."""
 
 from __future__ import annotations
 
@@ -51,6 +51,38 @@ def sigmoid_loss(logits: Tensor, target: Tensor, weight: Tensor | None = None) -
     return torch.where(labelled, each, torch.zeros_like(each)).sum() / labelled.sum().clamp(min=1)
 
 
+SMOOTHING = 1e-5
+"""Added to numerator and denominator of a Dice, so that a class that is neither there nor predicted costs nothing."""
+
+
+def dice_ce_loss(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Soft Dice plus cross-entropy of maps of logits (N, C, ...) against masks of class indices (N, ...).
+
+    With p the softmax of an image and g its mask as 0 and 1, class by class, summed over its pixels:
+
+        loss = mean over images and classes of 1 - (2 sum(p g) + s) / (sum(p) + sum(g) + s), + mean of cross-entropy
+
+    s is `SMOOTHING`. Dice is of each image (not of the batch, so that the loss of a batch is the mean of those of its
+    images, however they are batched), over all classes but the background, class 0; the cross-entropy counts every
+    pixel of every class. MONAI calls this `DiceCELoss(include_background=False, to_onehot_y=True, softmax=True)`.
+
+    Class weights (C,) weigh pixels in the cross-entropy, normalised within each image; Dice takes none.
+
+    >>> mask = torch.tensor([[[0, 1], [1, 0]]])
+    >>> sure = 50.0 * (torch.nn.functional.one_hot(mask, 2).movedim(-1, 1) - 0.5)
+    >>> round(float(dice_ce_loss(sure, mask)), 6), round(float(dice_ce_loss(-sure, mask)), 2)
+    (0.0, 51.0)
+    """
+    classes, images = logits.shape[1], len(logits)
+    p = torch.softmax(logits, dim=1).flatten(2)
+    g = F.one_hot(target, classes).movedim(-1, 1).to(p.dtype).flatten(2)
+    both, either = (p * g).sum(2), p.sum(2) + g.sum(2)
+    dice = (2 * both + SMOOTHING) / (either + SMOOTHING)
+    each = F.cross_entropy(logits, target, weight=weight, reduction="none").reshape(images, -1)
+    pixels = torch.ones_like(each) if weight is None else weight[target].reshape(images, -1)
+    return 1 - dice[:, 1:].mean() + (each.sum(1) / pixels.sum(1)).mean()
+
+
 def probabilities_of(logits: Tensor, loss: str) -> Tensor:
     """Logits (..., C) as probabilities of the same shape: rows that sum to 1 (`softmax`) or independent (`sigmoid`)."""
     return torch.softmax(logits, dim=-1) if _checked(loss) == "softmax" else torch.sigmoid(logits)
@@ -60,13 +92,15 @@ def loss_for(name: str, *, task: str, classes: int, class_weights: ArrayLike | N
     """The loss `name` for a data set of `task` with `classes` classes.
 
     Args:
-        name: `softmax`; `sigmoid`; or `auto`: sigmoid for multilabel data, otherwise softmax.
+        name: `softmax`; `sigmoid`; `dice_ce`; or `auto`: sigmoid for multilabel data, dice_ce for masks, otherwise
+            softmax. Of masks, `softmax` is the cross-entropy of their pixels.
         task: a task of a `DatasetInfo`.
         classes: number of classes C.
         class_weights: (C,) positive numbers, see `softmax_loss` and `sigmoid_loss`.
 
     Raises:
-        TrainingError: an unknown name, a softmax on multilabel data, or weights of the wrong number or sign.
+        TrainingError: an unknown name, a softmax on multilabel data, a loss of masks for labels of images or the
+            reverse, or weights of the wrong number or sign.
     """
     chosen = loss_name(name, task)
     if class_weights is None:
@@ -89,13 +123,22 @@ def loss_for(name: str, *, task: str, classes: int, class_weights: ArrayLike | N
 
 
 def loss_name(name: str, task: str) -> str:
-    """`softmax` or `sigmoid` for a choice that may be `auto`; raises TrainingError where the two do not fit.
+    """`softmax`, `sigmoid` or `dice_ce` for a choice that may be `auto`; raises TrainingError where it does not fit.
 
     >>> loss_name("auto", "multilabel"), loss_name("auto", "ordinal"), loss_name("sigmoid", "ordinal")
     ('sigmoid', 'softmax', 'sigmoid')
     """
     if task == "segmentation":
-        raise TrainingError("training for the task 'segmentation' is not part of this version; expected image labels")
+        if _checked("dice_ce" if name == "auto" else name) == "sigmoid":
+            raise TrainingError(
+                "the loss 'sigmoid' is for labels of images, and the data are masks of one class a pixel: use "
+                "'dice_ce' or 'softmax'"
+            )
+        return "dice_ce" if name == "auto" else name
+    if name == "dice_ce":
+        raise TrainingError(
+            f"the loss 'dice_ce' needs masks, and the task of the data is {task!r}: use 'auto', 'softmax' or 'sigmoid'"
+        )
     if name == "auto":
         return "sigmoid" if task == "multilabel" else "softmax"
     if _checked(name) == "softmax" and task == "multilabel":
@@ -112,4 +155,5 @@ def _checked(name: str) -> str:
 LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor]] = {
     "softmax": softmax_loss,
     "sigmoid": sigmoid_loss,
+    "dice_ce": dice_ce_loss,
 }

@@ -30,7 +30,11 @@ def predict(
     probabilities: str = "auto",
     device: str | None = None,
 ) -> np.ndarray:
-    """Class probabilities (N, C) float32 in [0, 1] for every image of `part`, in its order.
+    """Class probabilities (N, C) float32 in [0, 1] for every image of `part`, in its order; of masks, counted pixels.
+
+    Of a segmentation these are the true positives, false positives and false negatives of each image and class,
+    (N, C, 3) int64, each pixel being of the class with the largest logit: what `metrics.mean_overlap` and
+    `statistics.compare_counts` measure. `segment` gives the predicted masks themselves.
 
     The network predicts in eval mode and float32; every module gets its own mode back. The result does not depend on
     `batch_size` beyond rounding (1e-6).
@@ -38,10 +42,11 @@ def predict(
     Args:
         model: maps normalised images (n, channels, size, size) to logits (n, C).
         part: a part of a split; at least one image.
-        batch_size: images a forward pass (a tenth of it with ten crops).
+        batch_size: images a forward pass (a tenth of it with ten crops; of masks, 16 at most).
         crops: `center`: the image as it is; `ten`: the mean probability over the four corners, the centre and their
-            mirror images, each 7/8 of the side and resized to the full side (V).
+            mirror images, each 7/8 of the side and resized to the full side (V). Not of masks.
         probabilities: `softmax` (rows sum to 1), `sigmoid`, or `auto`: sigmoid for multilabel data, otherwise softmax.
+            Of masks it changes nothing.
         device: where to predict; None is where the network is. The network is brought back.
 
     Raises:
@@ -52,15 +57,65 @@ def predict(
     if batch_size < 1:
         raise TrainingError(f"batch_size is {batch_size}; expected 1 or more images")
     head = loss_name(probabilities, part.dataset.info.task)
+    masks = part.dataset.info.task == "segmentation"
+    if masks and crops == "ten":
+        raise TrainingError("the crops 'ten' average outputs of images, and the data are masks: use 'center'")
     home = device_of(model)
     model.to(home if device is None else choose_device(device))
     try:
+        if masks:
+            return np.concatenate(
+                [pixel_counts(maps, truth).numpy() for maps, truth in maps_of(model, part, batch_size)]
+            )
         batches = (probabilities_of(logits, head) for logits in _batches_of_logits(model, part, batch_size, crops))
         if crops == "ten":
             batches = (scores.mean(dim=1) for scores in batches)
         return torch.cat(list(batches)).numpy()
     finally:
         model.to(home)
+
+
+def segment(model: nn.Module, part: Part, *, device: str | None = None) -> np.ndarray:
+    """Predicted masks (N, size, size) uint8 for every image of `part`, in its order.
+
+    Raises:
+        TrainingError: an empty part, data without masks, or a network whose output does not fit the classes.
+    """
+    loss_name("dice_ce", part.dataset.info.task)
+    home = device_of(model)
+    model.to(home if device is None else choose_device(device))
+    try:
+        return np.concatenate([maps.argmax(dim=1).to(torch.uint8).numpy() for maps, _ in maps_of(model, part)])
+    finally:
+        model.to(home)
+
+
+MAPS_AT_ONCE = 16
+"""At most so many maps are predicted at once: a U-Net keeps what its skips pass on, at the size of the image."""
+
+
+def maps_of(model: nn.Module, part: Part, batch_size: int = MAPS_AT_ONCE) -> Iterator[tuple[Tensor, Tensor]]:
+    """Maps of logits (n, C, ...) float32 and masks (n, ...) of all images of `part`, on the CPU, batch by batch."""
+    step, start = min(batch_size, MAPS_AT_ONCE), 0
+    for maps in _batches_of_logits(model, part, step, "center"):
+        yield maps, part.truth(np.arange(start, start + len(maps)))
+        start += len(maps)
+
+
+def pixel_counts(maps: Tensor, masks: Tensor) -> Tensor:
+    """True positives, false positives and false negatives (N, C, 3) int64 of each image and class.
+
+    Args:
+        maps: logits (N, C, ...); each pixel is of the class with the largest.
+        masks: class indices (N, ...).
+
+    >>> pixel_counts(torch.tensor([[[0.0, 1, 1], [1, 0, 0]]]), torch.tensor([[0, 0, 1]])).tolist()
+    [[[1, 1, 1], [0, 1, 1]]]
+    """
+    classes = maps.shape[1]
+    truth, found = (F.one_hot(m.flatten(1), classes) for m in (masks, maps.argmax(dim=1)))
+    both = (truth * found).sum(1)
+    return torch.stack([both, found.sum(1) - both, truth.sum(1) - both], dim=-1)
 
 
 def logits_of(model: nn.Module, part: Part, *, batch_size: int) -> Tensor:
@@ -73,12 +128,23 @@ def device_of(model: nn.Module) -> torch.device:
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
-def check_logits(logits: Tensor, images: int, classes: int) -> Tensor:
-    """`logits`, if they are (images, classes); raises TrainingError otherwise."""
-    if tuple(logits.shape) != (images, classes):
+def output_shape(part: Part, images: Tensor) -> tuple[int, ...]:
+    """What a network is to give for a batch of images of `part`: (n, C), or maps (n, C, ...) of a segmentation."""
+    info = part.dataset.info
+    return (len(images), len(info.classes), *(images.shape[2:] if info.task == "segmentation" else ()))
+
+
+def check_logits(logits: Tensor, expected: tuple[int, ...]) -> Tensor:
+    """`logits`, if they are of the shape that is expected; raises TrainingError otherwise."""
+    images, classes = expected[:2]
+    if tuple(logits.shape) != expected:
+        what = f"one logit a class: create_model(..., classes={classes})"
+        if len(expected) > 2:
+            what = f"a map of logits a class, as a U-Net gives: create_model('unet_resnet18', classes={classes})"
+        elif logits.ndim > 2:
+            what = f"one logit a class; a network of maps is for data with masks: {what}"
         raise TrainingError(
-            f"the network's output for {images} images has shape {tuple(logits.shape)}; expected "
-            f"({images}, {classes}), one logit a class: create_model(..., classes={classes})"
+            f"the network's output for {images} images has shape {tuple(logits.shape)}; expected {expected}, {what}"
         )
     return logits
 
@@ -86,7 +152,7 @@ def check_logits(logits: Tensor, images: int, classes: int) -> Tensor:
 def _batches_of_logits(model: nn.Module, part: Part, batch_size: int, crops: str) -> Iterator[Tensor]:
     if len(part) == 0:
         raise TrainingError("the part to predict is empty: expected at least one image")
-    classes, device = len(part.dataset.info.classes), device_of(model)
+    device = device_of(model)
     # ten crops are ten images each
     step = max(1, batch_size // 10) if crops == "ten" else batch_size
     with evaluation_mode(model):
@@ -98,9 +164,8 @@ def _batches_of_logits(model: nn.Module, part: Part, batch_size: int, crops: str
             images = part.normalise(images).to(device)
             if takes_channels_last(model, images):
                 images = channels_last(images)
-            logits = model(images).float().cpu()
-            check_logits(logits, len(images), classes)
-            yield logits.reshape(count, 10, classes) if crops == "ten" else logits
+            logits = check_logits(model(images).float().cpu(), output_shape(part, images))
+            yield logits.reshape(count, 10, -1) if crops == "ten" else logits
 
 
 def _ten_crops(images: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from transfuse.errors import TrainingError, nearest
-from transfuse.metrics import METRICS
+from transfuse.metrics import EVERY_METRIC
 from transfuse.training.losses import LOSSES
 from transfuse.training.optimizers import Optimizer
 from transfuse.training.schedules import Schedule
@@ -45,13 +45,14 @@ class Recipe:
         optimizer, schedule, stopping: see the classes.
         batch_size: images a step, over all processes together.
         loss: `softmax` (cross-entropy), `sigmoid` (independent sigmoids with binary cross-entropy, as T trains), or
-            `auto`: sigmoid for multilabel data, otherwise softmax.
+            `auto`: sigmoid for multilabel data, `dice_ce` (Dice with cross-entropy) for masks, otherwise softmax.
         class_weights: None, or one number a class (`data.class_weights` balances them).
-        augment: a name of `data.AUGMENTATIONS`, or a function (images (n, C, H, W) in [0, 1], generator) -> images.
+        augment: a name of `data.AUGMENTATIONS`, or a function (images (n, C, H, W) in [0, 1], generator) -> images;
+            for masks one with a method `together`, as `data.augment.Augmentation` has.
         augmentation_bank: so many augmented views of each image are drawn once and for all (whatever the seed), and
             each epoch takes one of them at random; None draws a new one at each step.
         monitor: the metric that picks the best weights and drives plateaus and early stopping; `loss` is the
-            validation loss, for which lower is better.
+            validation loss, for which lower is better. Of masks, `dice` or `jaccard`.
         validate_every: steps (int), or a fraction of an epoch (float); the last step is always validated.
         precision: `no` (float32), `bf16` or `fp16`, of training steps only: validation is always float32.
 
@@ -74,7 +75,7 @@ class Recipe:
     def __post_init__(self) -> None:
         for name, choices in (
             ("loss", ("auto", *LOSSES)),
-            ("monitor", ("loss", *METRICS)),
+            ("monitor", ("loss", *EVERY_METRIC)),
             ("precision", PRECISIONS),
         ):
             value = getattr(self, name)
@@ -96,7 +97,7 @@ class Recipe:
     @property
     def higher_is_better(self) -> bool:
         """Whether a larger monitored value is better."""
-        return self.monitor != "loss" and METRICS[self.monitor].higher_is_better
+        return self.monitor != "loss" and EVERY_METRIC[self.monitor].higher_is_better
 
     def augmentation(self) -> Augmentation | None:
         """The function behind `augment`; None where images stay as they are."""

@@ -12,7 +12,7 @@ from transfuse import metrics
 from transfuse.data.splits import Part
 from transfuse.errors import DataError, TrainingError
 from transfuse.training.losses import Loss, loss_name, probabilities_of
-from transfuse.training.prediction import logits_of
+from transfuse.training.prediction import logits_of, maps_of, pixel_counts
 from transfuse.training.recipe import Recipe
 
 
@@ -21,8 +21,11 @@ def validate(model: nn.Module, part: Part, loss: Loss, recipe: Recipe) -> dict[s
 
     Returns:
         `loss`, the monitored metric and `auroc`, and for each class that the metric tells apart `auroc/<class>`; NaN
-        where a class has no positives or no negatives in `part` (never counted as 0).
+        where a class has no positives or no negatives in `part` (never counted as 0). Of masks `loss`, `dice` and
+        `jaccard`, and `dice/<class>` for each class but the background.
     """
+    if part.dataset.info.task == "segmentation":
+        return _of_masks(model, part, loss, recipe)
     # without gradients, four times the training batch fits in the same memory
     logits = logits_of(model, part, batch_size=min(256, 4 * recipe.batch_size))
     return values_of(logits, part, loss, recipe) if bool(torch.isfinite(logits).all()) else None
@@ -38,6 +41,20 @@ def values_of(logits: Tensor, part: Part, loss: Loss, recipe: Recipe) -> dict[st
     return values
 
 
+def _of_masks(model: nn.Module, part: Part, loss: Loss, recipe: Recipe) -> dict[str, float] | None:
+    total, counts = 0.0, []
+    for maps, masks in maps_of(model, part, 4 * recipe.batch_size):
+        if not bool(torch.isfinite(maps).all()):
+            return None
+        total += float(loss(maps, masks)) * len(maps)  # of a batch it is the mean over images
+        counts.append(pixel_counts(maps, masks).numpy())
+    values, classes = {"loss": total / len(part)}, part.dataset.info.classes
+    for name in metrics.COUNT_METRICS:
+        found = metrics.mean_overlap(np.concatenate(counts), name)
+        values |= {name: found.value} | {f"{name}/{classes[c]}": value for c, value in found.per_class.items()}
+    return values
+
+
 def logged_metrics(recipe: Recipe) -> list[str]:
     """The metrics of a validation: what is monitored, and AUROC."""
     return [name for name in dict.fromkeys([recipe.monitor, "auroc"]) if name != "loss"]
@@ -48,6 +65,12 @@ def check_validation(part: Part, recipe: Recipe) -> None:
     if len(part) == 0:
         raise TrainingError("the validation part is empty: expected at least one image")
     if recipe.monitor == "loss":
+        return
+    masks = part.dataset.info.task == "segmentation"
+    if masks != (recipe.monitor in metrics.COUNT_METRICS):
+        what = "masks: monitor 'dice', 'jaccard' or 'loss'" if masks else "labels of images: monitor 'auroc', or 'loss'"
+        raise TrainingError(f"the monitor {recipe.monitor!r} cannot be measured here, as the data have {what}")
+    if masks:
         return
     classes = len(part.dataset.info.classes)
     try:

@@ -351,4 +351,9 @@ ONE_SIDED = (
         "These are weights of a ViT with register tokens: create a network with them (its name has `reg4`).",
         "The network has register tokens and the source has none: create the network without `reg4` in its name.",
     ),
+    (
+        r"^decoder\.blocks\.0\.conv1\.0\.weight$",
+        "These are weights of a U-Net, whose encoder alone is for other networks.",
+        "The network is a U-Net and the source has no decoder: take its encoder alone (depth: encoder.layer4).",
+    ),
 )
