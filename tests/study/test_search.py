@@ -320,6 +320,12 @@ def test_a_search_and_tuning_do_not_go_together() -> None:
         study_from({**content, "tune": {"learning_rates": [1e-4, 1e-3]}})
 
 
+def test_a_network_without_cuts_at_the_level_is_named() -> None:
+    unfolded = unfold(study(), lambda model, level: (BlockName("stem", cut=True), BlockName("a", cut=False)))
+    with pytest.raises(SpecError, match="the network net has 1 cuts at level 'block', and a search takes 2 or more"):
+        choices(unfolded, planner_of(unfolded), None, Lengths(90, 10.0))
+
+
 def test_the_study_file_of_a_page_has_the_same_search() -> None:
     unfolded = with_analysis(unfold(study(strategy="screen"), names))
     again = with_analysis(unfold(study_from(read_yaml(to_yaml(unfolded.study))), names))

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from transfuse.errors import DataError
-from transfuse.metrics import COUNT_METRICS
 from transfuse.results.arms import ArmComparison, ArmEstimate
 from transfuse.results.causes import cause_pairs
 from transfuse.results.cut_heads import Cuts, cuts_of, is_cut_sweep
@@ -25,6 +23,7 @@ from transfuse.specs import StudySpec, to_yaml
 from transfuse.study.compared import compared
 from transfuse.study.latencies import latencies
 from transfuse.study.plan import Plan, analysis_status, status
+from transfuse.study.tested import arm_of_predictions
 from transfuse.study.tuning import choices
 
 if TYPE_CHECKING:
@@ -192,32 +191,15 @@ class _Tested(NamedTuple):
 
 def _tested(study: StudySpec, tables: Tables, chosen: pd.Series, metric: str = "") -> dict[tuple[str, str], _Tested]:
     """Every arm that has predictions of the chosen runs, by network and label; each is resampled once for all uses."""
-    from transfuse.statistics.arm import arm_of_scores
-    from transfuse.statistics.counts import arm_of_counts
-
     if tables.predictions.empty:
         return {}
     found = {}
     names = tables.runs.loc[chosen, ["run_id", "model", "arm", "seed"]]
     test = tables.predictions[tables.predictions["part"] == "test"].merge(names, on="run_id")
     for (model, arm), group in test.groupby(["model", "arm"], sort=False):
-        seeds = [seed.sort_values("sample_id") for _, seed in group.groupby("seed", sort=True)]
-        first = seeds[0]
-        if any(not np.array_equal(seed["sample_id"], first["sample_id"]) for seed in seeds):
-            raise DataError(f"the runs of {model} · {arm} were tested on different samples; they cannot be compared")
-        patients = first["patient_id"].to_numpy()
-        if study.metric in COUNT_METRICS:
-            counts = np.stack([np.stack(list(seed["counts"])).reshape(len(seed), -1, 3) for seed in seeds])
-            tested = arm_of_counts(counts, patients, study.metric, background=True, name=f"{model} · {arm}")
-        else:
-            target = np.stack(list(first["target"]))
-            tested = arm_of_scores(
-                target[:, 0].astype(np.int64) if target.shape[1] == 1 and not np.isnan(target).any() else target,
-                np.stack([np.stack(list(seed["scores"])) for seed in seeds]),
-                patients,
-                metric or study.metric,
-            )
-        found[str(model), str(arm)] = _Tested(tested, tuple(int(seed["seed"].iloc[0]) for seed in seeds))
+        seeds = {int(str(number)): seed for number, seed in group.groupby("seed", sort=True)}
+        tested = arm_of_predictions(list(seeds.values()), metric or study.metric, f"{model} · {arm}")
+        found[str(model), str(arm)] = _Tested(tested, tuple(seeds))
     return found
 
 

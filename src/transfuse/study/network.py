@@ -6,6 +6,7 @@ from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from transfuse.errors import BlocksError
 from transfuse.specs import InitSpec, ModelSpec, RunSpec
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def build(
         TransfuseError: whatever does not fit.
     """
     from transfuse.inits import initialise_
-    from transfuse.models import blocks_of, freeze_, slim, truncate, tune_only_
+    from transfuse.models import blocks_of, freeze_, slim, tune_only_
 
     if model is None:
         model = untrained(spec, images)
@@ -115,7 +116,7 @@ def build(
         seed=seed,
     )
     if init.truncate is not None:
-        model = truncate(model, blocks, init.truncate, images.classes, init.pool, image_size=images.size, seed=seed)
+        model = _truncated(model, blocks, init, images, seed)
         blocks = blocks_of(model, init.level)
         transfer = _of_what_is_left(transfer, model)
     if init.freeze:
@@ -127,15 +128,28 @@ def build(
 
 def skeleton(spec: ModelSpec, init: InitSpec, images: Images) -> nn.Module:
     """The network of an arm as it is trained, slim or cut, with weights that mean nothing: for weights of a run."""
-    from transfuse.models import blocks_of, slim, truncate
+    from transfuse.models import blocks_of, slim
 
     model = untrained(spec, images)
     blocks = blocks_of(model, init.level)
     if init.slim is not None:
         model = slim(model, blocks, init.slim)
     if init.truncate is not None:
-        model = truncate(model, blocks, init.truncate, images.classes, init.pool, image_size=images.size)
+        model = _truncated(model, blocks, init, images)
     return model
+
+
+def _truncated(model: nn.Module, blocks: Blocks, init: InitSpec, images: Images, seed: int = 0) -> nn.Module:
+    """The network cut as an arm says: a U-Net encoder and decoder together."""
+    from transfuse.models import truncate, truncate_unet
+    from transfuse.models.truncate_unet import is_unet
+
+    assert init.truncate is not None
+    if not is_unet(model):
+        return truncate(model, blocks, init.truncate, images.classes, init.pool, image_size=images.size, seed=seed)
+    if init.pool != "average":
+        raise BlocksError(f"pool is {init.pool!r}, and a U-Net has no pooling before its head; leave pool out")
+    return truncate_unet(model, blocks, init.truncate, images.classes, image_size=images.size, seed=seed)
 
 
 def _of_what_is_left(transfer: Transfer, model: nn.Module) -> Transfer:

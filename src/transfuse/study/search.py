@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from transfuse.metrics import METRICS
+from transfuse.errors import SpecError
+from transfuse.metrics import find_metric
 from transfuse.results.store import Store
 from transfuse.specs import AnalysisSpec, SearchSpec, StudySpec
 from transfuse.study.expand import PlannedRun, Planner, Searched
 from transfuse.study.sweeps import Unfolded
+from transfuse.study.tested import arm_of_predictions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 
 MEASURED: dict[str, Any] = {"rank": "cut_ranking", "overlap": "cut_overlap", "screen": "cut_screen"}
 """The analysis that a strategy chooses by; the others train."""
+
+FEWEST = 2
+"""A search over one cut would be none."""
 
 WORSE = 0.05
 """A cut leaves the race where so small a share of resamples of the validation patients has it close to the best."""
@@ -112,7 +117,7 @@ class Cuts:
     @property
     def sign(self) -> int:
         """1 where more of the metric is better."""
-        return 1 if METRICS[self.metric].higher_is_better else -1
+        return 1 if find_metric(self.metric).higher_is_better else -1
 
     def train(self, arms: Sequence[str], name: str, steps: int | None = None) -> dict[str, Arm | None]:
         """Train cuts and give what they do on the validation part; None for one that diverged.
@@ -128,7 +133,7 @@ class Cuts:
         if any(record is None for record in records.values()):
             raise _UnfinishedError
         found = {
-            arm: None if any(records[run.run_id] == "diverged" for run in runs) else self._validated(runs)
+            arm: None if any(records[run.run_id] == "diverged" for run in runs) else self._validated(arm, runs)
             for arm, runs in asked.items()
         }
         taken = self.lengths.steps if steps is None else steps
@@ -146,19 +151,10 @@ class Cuts:
         record = None if self.store is None else self.store.record(run.run_id)
         return None if record is None else record.status
 
-    def _validated(self, runs: Sequence[PlannedRun]) -> Arm:
-        from transfuse.statistics.arm import arm_of_scores
-
+    def _validated(self, arm: str, runs: Sequence[PlannedRun]) -> Arm:
         assert self.store is not None
         tables = [self.store.predictions(run.run_id) for run in runs]
-        parts = [table[table["part"] == "val"].sort_values("sample_id") for table in tables]
-        target = np.stack(list(parts[0]["target"]))
-        return arm_of_scores(
-            target[:, 0].astype(np.int64) if target.shape[1] == 1 and not np.isnan(target).any() else target,
-            np.stack([np.stack(list(part["scores"])) for part in parts]),
-            parts[0]["patient_id"].to_numpy(),
-            self.metric,
-        )
+        return arm_of_predictions([table[table["part"] == "val"] for table in tables], self.metric, arm)
 
     def measured(self) -> pd.DataFrame:
         """The rows of the search's own analysis of the whole network."""
@@ -362,7 +358,14 @@ def choices(unfolded: Unfolded, planner: Planner, store: Store | None, lengths: 
         return {}
     found = {}
     for label, model in study.models.items():
-        arms, blocks = cuts_of(unfolded, label), [arm.partition("@")[2] for arm in _swept(unfolded, label)]
+        swept = _swept(unfolded, label)
+        if len(swept) < FEWEST:
+            level = next((study.arms[arm].level for arm in swept), "layer")
+            raise SpecError(
+                f"search.arm: the network {label} has {len(swept)} cuts at level {level!r}, and a search takes "
+                f"{FEWEST} or more; give arms.{spec.arm}.level: block"
+            )
+        arms, blocks = cuts_of(unfolded, label), [arm.partition("@")[2] for arm in swept]
         stage_of = {one.name: one.stage for one in unfolded.names(model, study.arms[arms[0]].level)}
         cuts = Cuts(
             spec=spec,
