@@ -13,7 +13,6 @@ each half: what is published most.
 from __future__ import annotations
 
 import argparse
-import csv
 import math
 import os
 import tempfile
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import machine
+from machine import machine, write_rows
 from scipy import stats
 
 from transfuse.results.store import Store
@@ -122,10 +121,7 @@ def main() -> None:
         data = trained(Path(folder))
     tail = {"date": date.today().isoformat(), **machine()}
     rows = [{**measure(*data, half, options.splits), **tail} for half in (10, 5)]
-    with options.output.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(options.output, rows)
     for row in rows:
         print(row)
 

@@ -10,7 +10,6 @@ building it.
 from __future__ import annotations
 
 import argparse
-import csv
 import platform
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import sklearn
+from machine import write_rows
 from sklearn.metrics import roc_auc_score
 
 from transfuse.metrics.cases import OneClass
@@ -100,10 +100,7 @@ def main() -> None:
         rows += measure(images, patients, mixed, options.repeats)
         for row in rows[-3:]:
             print(row, flush=True)
-    with options.output.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(options.output, rows)
 
 
 if __name__ == "__main__":

@@ -12,12 +12,12 @@ half of the images.
 from __future__ import annotations
 
 import argparse
-import csv
 import platform
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from machine import write_rows
 from scipy.special import expit, logit
 
 BINS = 15
@@ -104,10 +104,7 @@ def main() -> None:
             row |= {"mean_difference": round(float(mean), 4), "standard_deviation": round(float(spread), 4)}
             rows.append(row | {"studies": options.studies, "machine": f"{platform.machine()}, numpy {np.__version__}"})
             print(rows[-1], flush=True)
-    with options.output.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(options.output, rows)
 
 
 if __name__ == "__main__":

@@ -13,13 +13,13 @@ worth, and the crossover within 0.02. Monte-Carlo error with 500 studies: 1.0 po
 from __future__ import annotations
 
 import argparse
-import csv
 import platform
 import time
 from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
+from machine import write_rows
 
 from transfuse.statistics.arm import Arm, arm_of_scores
 from transfuse.statistics.crossover import crossover
@@ -99,10 +99,7 @@ def main() -> None:
         row |= {"studies": asked.studies, "seconds_a_study": round((time.perf_counter() - began) / asked.studies, 3)}
         rows.append(row | {"numpy": np.__version__, "python": platform.python_version(), "machine": platform.machine()})
         print(row, flush=True)
-    with OUT.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(OUT, rows)
 
 
 if __name__ == "__main__":

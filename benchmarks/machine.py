@@ -1,11 +1,14 @@
-"""On what a benchmark ran: columns that every row of results carries."""
+"""On what a benchmark ran, columns that every row of results carries; and the file of results."""
 
 from __future__ import annotations
 
+import csv
 import os
 import platform
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 
 def machine() -> dict[str, str]:
@@ -20,3 +23,11 @@ def machine() -> dict[str, str]:
         "machine": f"{processor or platform.machine()}, {os.cpu_count()} cores",
         "versions": f"Python {platform.python_version()}, {packages}",
     }
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write the results: a row for each mapping, with the columns of the first."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)

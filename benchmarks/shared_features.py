@@ -13,7 +13,6 @@ the runs say was done, in training-equivalents.
 from __future__ import annotations
 
 import argparse
-import csv
 import tempfile
 import time
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from machine import machine
+from machine import machine, write_rows
 from safetensors.torch import save_file
 
 from transfuse.models import create_model
@@ -106,10 +105,7 @@ def main() -> None:
             row |= {"whole_cpu_s": round(whole, 1), "shared_cpu_s": round(once, 1), "ratio": round(whole / once, 2)}
             rows.append(row | {"equivalents": round(equivalents, 3)} | machine())
             print(row, flush=True)
-            with OUT.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(rows)
+            write_rows(OUT, rows)
 
 
 if __name__ == "__main__":

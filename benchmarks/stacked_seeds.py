@@ -11,14 +11,13 @@ rounds in which the two take turns of (one by one / stacked): above 1 stacking i
 from __future__ import annotations
 
 import argparse
-import csv
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from machine import machine
+from machine import machine, write_rows
 from torch import Tensor, nn
 from torch.func import functional_call, grad, replace_all_batch_norm_modules_, stack_module_state, vmap
 from torch.nn import functional as F
@@ -107,10 +106,7 @@ def main() -> None:
     for name in CASES:
         rows.append(measure(name, asked.seeds, asked.repeats, asked.device) | machine())
         print(rows[-1], flush=True)
-    with OUT.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(OUT, rows)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from machine import machine
+from machine import machine, write_rows
 from safetensors.torch import load_file, save_file
 
 from transfuse.results.cut_search import Search
@@ -174,10 +174,7 @@ def main() -> None:
         for row in rows_of(name, asked.out):
             rows.append({**row, **machine()})
             print(row, flush=True)
-        with RESULTS.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_rows(RESULTS, rows)
 
 
 if __name__ == "__main__":

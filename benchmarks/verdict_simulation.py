@@ -17,7 +17,6 @@ Monte-Carlo error is in the table.
 from __future__ import annotations
 
 import argparse
-import csv
 import math
 import platform
 import time
@@ -28,6 +27,7 @@ from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
+from machine import write_rows
 
 from transfuse.statistics.comparison import Comparison, compare
 from transfuse.statistics.planning import Components, needed_patients
@@ -139,10 +139,7 @@ def main() -> None:
         for row in pool.map(run_design, DESIGNS, repeat(options.studies), repeat(options.seed)):
             print(row, flush=True)
             rows.append(row)
-    with options.output.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(options.output, rows)
 
 
 if __name__ == "__main__":
