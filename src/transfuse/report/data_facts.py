@@ -30,6 +30,7 @@ DEFAULTS: dict[str, Any] = {
     "permute_labels": False,
     "normalise": "imagenet",
     "fit": "crop",
+    "window": None,
     "split_seed": 0,
     "fractions": (0.64, 0.16, 0.2),
     "official_split": True,
@@ -127,6 +128,9 @@ def _images(rest: dict[str, Any]) -> list[tuple[str, str]]:
         found.append(("pixel values", f"mean {_numbers(mean)}, spread {_numbers(spread)} taken out"))
     if fit := _changed(rest, "fit"):
         found.append(("oblong images", FITS.get(str(fit), str(fit))))
+    if window := _changed(rest, "window"):
+        low, high = (phrases.trimmed(float(value)) for value in window)
+        found.append(("window of values", f"{low} to {high}"))
     return found
 
 
