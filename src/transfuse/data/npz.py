@@ -20,7 +20,7 @@ from transfuse.data.catalogue import KnownSet
 from transfuse.data.images import dark_note, white_level
 from transfuse.data.npz_patients import PATIENTS, patient_arrays, patients_of
 from transfuse.data.records import PARTS, Records, listed, positive_note
-from transfuse.data.volumes import Volume
+from transfuse.data.volumes import OF_A_VOLUME, Volume
 from transfuse.errors import DataError
 
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OSError)
@@ -117,7 +117,7 @@ def read_npz(path: Path, *, known: KnownSet | None, fit: str, cache: Path) -> Re
         licence=known.licence if known else "unknown",
         notes=tuple(notes),
         spatial_dims=len(sides),
-        values=" of a volume" if solid else "",
+        values=OF_A_VOLUME if solid else "",
     )
 
 

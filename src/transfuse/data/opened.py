@@ -11,6 +11,7 @@ from transfuse.data.files import ImageFiles, ScannedFile, channels_and_white, fi
 from transfuse.data.files import median_side as median_side_of_pictures
 from transfuse.data.nifti import WHITE, NiftiFiles, Window, is_nifti, median_side, usable_volumes, volume_notes
 from transfuse.data.records import Exclusion, listed
+from transfuse.data.volumes import OF_A_VOLUME
 from transfuse.errors import DataError
 
 
@@ -72,7 +73,7 @@ def open_files(paths: Sequence[Path], sample_ids: Sequence[str], wanted: Wanted)
         fields = {
             "images": NiftiFiles(tuple(str(paths[i]) for i in good), hashes, wanted.window),
             "image_hashes": hashes, "channels": 1, "white": WHITE, "side": median_side(volumes, wanted.fit),
-            "spatial_dims": 3, "values": f" of a volume, {wanted.window}",
+            "spatial_dims": 3, "values": f"{OF_A_VOLUME}, {wanted.window}",
         }  # fmt: skip
         how: dict[str, Any] = {"fit": wanted.fit, "window": wanted.window, "size": wanted.size}
         return Opened(good, exclusions, fields, lambda left_out: volume_notes(volumes, left_out, **how), [])

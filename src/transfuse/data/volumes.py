@@ -13,6 +13,9 @@ from transfuse.data.cache import pixel_type
 ISOTROPIC = 0.01
 """Sides of a voxel that differ by less than this share count as equal."""
 
+OF_A_VOLUME = " of a volume"
+"""Part of the name of a cache file: volumes of the same bytes as images have another."""
+
 
 class Volume(NamedTuple):
     """One volume: `voxels` `(D, H, W)`, uint8 or uint16, and the sides of a voxel along these axes, in mm.
