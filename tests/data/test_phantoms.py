@@ -27,7 +27,7 @@ def test_the_table_says_that_the_set_is_synthetic_and_what_it_holds(name):
     assert known.task in ("binary", "multiclass", "ordinal")
     targets = phantom_labels(name, range(600)).targets
     assert set(targets.tolist()) == set(range(len(known.classes)))
-    assert known.default_count >= (500 if known.spatial_dims == 2 else 300)
+    assert known.default_count >= 500
 
 
 @pytest.mark.parametrize("name", NAMES)

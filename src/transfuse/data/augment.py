@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from transfuse.data.augment_volumes import volume
 from transfuse.errors import DataError
 
 if TYPE_CHECKING:
@@ -345,4 +346,21 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     "matsoukas": matsoukas,
     "peng": peng,
     "peng-code": chestxray14,
+    "volume": volume,
 }
+FOR_VOLUMES = ("none", "volume")
+
+
+def check_augmentation(name: str, spatial_dims: int) -> None:
+    """Refuse a set of augmentations for images where there are volumes, and the reverse.
+
+    Raises:
+        DataError: naming those that fit.
+    """
+    fitting = [one for one in AUGMENTATIONS if one == "none" or (one in FOR_VOLUMES) == (spatial_dims == 3)]
+    if name in AUGMENTATIONS and name not in fitting:
+        what = "volumes" if spatial_dims == 3 else "images"
+        other = "images" if spatial_dims == 3 else "volumes"
+        raise DataError(
+            f"The augmentation {name!r} is for {other}, and these are {what}; choices: {', '.join(fitting)}"
+        )

@@ -35,10 +35,10 @@ class EmbolismPhantom:
 
 
 def embolism_phantom(index: int, *, size: int = 32, seed: int = 0) -> EmbolismPhantom:
-    """The synthetic volume number `index`: bright vessels that branch four times in dark lung, as in CT angiography.
+    """The synthetic volume number `index`: bright vessels that branch three times in dark lung, as in CT angiography.
 
-    Where there is an embolism (every second, in random order), 1 to 4 grey clots lie inside the larger vessels, which
-    close round them. All volumes have as grey nodes, 1 to 4, that touch vessels from outside: grey alone tells nothing,
+    Where there is an embolism (every second, in random order), 2 to 4 grey clots lie inside the larger vessels, which
+    close round them. All volumes have as grey nodes, 1 to 3, that touch vessels from outside: grey alone tells nothing,
     but grey within bright does. (seed, index) is the same scene at every size (24 to 128 voxels a side); noise is drawn
     at each.
 
@@ -53,8 +53,8 @@ def embolism_phantom(index: int, *, size: int = 32, seed: int = 0) -> EmbolismPh
     label = embolism_label(index, seed=seed)
     tree = grow_tree(stream(seed, _TREE, index))
     rng = stream(seed, _FINDINGS, index)
-    nodes = _ellipsoids(rng, tree, int(rng.integers(1, 5)), outside=True)
-    emboli = _ellipsoids(rng, tree, int(rng.integers(1, 5)) if label else 0, outside=False)
+    nodes = _ellipsoids(rng, tree, int(rng.integers(1, 4)), outside=True)
+    emboli = _ellipsoids(rng, tree, int(rng.integers(2, 5)) if label else 0, outside=False)
     lumen, clot, node = tree.coverage(size), _coverage(emboli, size), _coverage(nodes, size)
     clot *= lumen
 
@@ -101,10 +101,10 @@ class _Ellipsoids:
 
 
 def _ellipsoids(rng: np.random.Generator, tree: VesselTree, count: int, *, outside: bool) -> _Ellipsoids:
-    """Grey things in the vessels of the first three generations, or beside them, of one distribution of sizes."""
-    large = np.flatnonzero(tree.generation <= 2)
+    """Grey things in the vessels of the first two generations, or beside them, of one distribution of sizes."""
+    large = np.flatnonzero(tree.generation <= 1)
     chosen = rng.choice(large, count)
-    along, width, length = rng.uniform(0.25, 0.75, count), rng.uniform(0.6, 0.85, count), rng.uniform(1.2, 2.2, count)
+    along, width, length = rng.uniform(0.25, 0.75, count), rng.uniform(0.65, 0.85, count), rng.uniform(1.3, 2.5, count)
     axis = tree.end[chosen] - tree.start[chosen]
     centre = tree.start[chosen] + along[:, None] * axis
     axis /= np.linalg.norm(axis, axis=1, keepdims=True)

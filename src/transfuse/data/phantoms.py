@@ -231,7 +231,7 @@ PHANTOMS: dict[str, PhantomSet] = {
     "embolism-phantom": PhantomSet(
         "binary",
         EMBOLISM_CLASSES,
-        300,
+        600,
         _LICENCE,
         "synthetic volumes of branching bright vessels drawn by transfuse, as in CT angiography of the lung: no real "
         "patient; the class is whether grey clots lie inside the vessels",

@@ -8,9 +8,9 @@ import numpy as np
 
 from transfuse.data.canvas import cosines
 
-GENERATIONS = 5
-_TRUNK = (0.15, 0.19)  # radius, in half sides of the cube
-_LENGTHS = (0.75, 0.55, 0.42, 0.34, 0.28)
+GENERATIONS = 4
+_TRUNK = (0.2, 0.26)  # radius, in half sides of the cube
+_LENGTHS = (0.8, 0.65, 0.5, 0.4)
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class VesselTree:
 
 
 def grow_tree(rng: np.random.Generator) -> VesselTree:
-    """A trunk from somewhere at the edge towards the middle that branches in two, four times.
+    """A trunk from somewhere at the edge towards the middle that branches in two, three times.
 
     Radii follow Murray's law: the cubes of those of two branches add up to the cube of their parent's.
     """
