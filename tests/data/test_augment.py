@@ -22,7 +22,6 @@ from transfuse.data.augment import (
 )
 from transfuse.errors import DataError
 
-
 FLAT = [name for name in AUGMENTATIONS if name != "volume"]
 
 

@@ -81,9 +81,9 @@ def maps(looked: Looked) -> Found:
             ).values
     drawn = {caption: middle_slice(values) for caption, values in drawn.items()}
     for number, seen in enumerate(_as_seen(looked, images)):
-        found.show(f"image {number + 1}", seen)
+        found.show(f"{_shown(looked)} {number + 1}", seen)
         for caption, values in drawn.items():
-            found.show(f"image {number + 1}, {caption}", tile(values[number], scaling="each"))
+            found.show(f"{_shown(looked)} {number + 1}, {caption}", tile(values[number], scaling="each"))
     return found
 
 
@@ -127,7 +127,7 @@ def gradcam(looked: Looked) -> Found:
     for place, name in enumerate(names):
         heat = grad_cam(model, images, name, blocks=blocks)
         for number, (seen, one) in enumerate(zip(_as_seen(looked, images), middle_slice(heat.numpy(), 3), strict=True)):
-            found.show(f"image {number + 1}, {name}", _overlaid(seen, one))
+            found.show(f"{_shown(looked)} {number + 1}, {name}", _overlaid(seen, one))
         _mass(looked, found, model, name, place, blocks)
     return found
 
@@ -156,6 +156,10 @@ def _mass(looked: Looked, found: Found, model: nn.Module, block: str, place: int
 def _images(looked: Looked, most: int = IMAGES) -> Tensor:
     count = looked.job.spec.images or most
     return next(batches_of(part_of(looked), count, count))[0]
+
+
+def _shown(looked: Looked) -> str:
+    return "middle slice of volume" if part_of(looked).dataset.info.spatial_dims == 3 else "image"
 
 
 def _as_seen(looked: Looked, images: Tensor) -> np.ndarray:
