@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from transfuse.cli import app
 from transfuse.results.export import export
 from transfuse.results.store import Store
 from transfuse.study.plan import read_plan
+from transfuse.study.program import write_program
 
 STUDY = """
 name: emboli
@@ -49,6 +51,9 @@ def test_a_study_of_volumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     latency = pd.read_parquet(store.study_folder("emboli") / "tables" / "latency.parquet")
     assert sorted(latency["arm"]) == ["pretrained", "random", "short"]
     export(store.run_folder(row.loc["random", "run_id"]), tmp_path / "given")
+    program = torch.export.load(write_program(store, row.loc["short", "run_id"], tmp_path / "given")).module()
+    assert program(torch.rand(3, 1, 24, 24, 24)).sum(1).tolist() == pytest.approx([1, 1, 1])
     card = (tmp_path / "given" / "README.md").read_text(encoding="utf-8")
+    assert "takes images `(N, 1, 24, 24, 24)` as" in card
     assert "for volumes of 24 x 24 x 24 voxels and 2 classes" in card
     assert 'create_model("resnet10", classes=2, channels=1, image_size=24, spatial_dims=3)' in card
