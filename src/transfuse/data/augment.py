@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from transfuse.data.augment_volumes import volume
+from transfuse.data.augment_volumes import draw_moves, move, vary_intensity
 from transfuse.errors import DataError
 
 if TYPE_CHECKING:
@@ -334,6 +334,18 @@ def peng(images: Tensor, generator: Generator) -> Move:
     """P on all 2D sets (OPT-6): random crop and "slight rotation"; sizes stated nowhere: area 0.9-1.0, +-10 degrees."""
     boxes = random_crop_boxes(len(images), (0.9, 1.0), (1.0, 1.0), generator).to(images.device)
     return _boxed(boxes, _uniform(images, -10, 10, generator))
+
+
+@augmentation(vary_intensity)
+def volume(volumes: Tensor, generator: Generator) -> Move:
+    """The one set for volumes (in no paper): `(n, C, D, H, W)`.
+
+    Mirrored along each axis (p 0.5 each), turned by up to 10 degrees about a random axis, stretched by up to 5 %,
+    shifted by up to 5 % of the side along each axis; then `vary_intensity`. Mirroring makes left of right: not for
+    tasks that tell sides apart.
+    """
+    matrices, shifts = (values.to(volumes.device) for values in draw_moves(len(volumes), generator))
+    return lambda batch, mode: move(batch, matrices, shifts, mode)
 
 
 AUGMENTATIONS: dict[str, Augmentation] = {

@@ -13,14 +13,15 @@ SCALE = 0.05
 INTENSITY = 0.1
 
 
-def move(volumes: Tensor, matrices: Tensor, shifts: Tensor) -> Tensor:
-    """Turn, mirror, stretch and shift each volume about its centre in one step (trilinear).
+def move(volumes: Tensor, matrices: Tensor, shifts: Tensor, mode: str = "bilinear") -> Tensor:
+    """Turn, mirror, stretch and shift each volume about its centre in one step.
 
     Args:
         volumes: `(n, C, D, H, W)`.
         matrices: `(n, 3, 3)`: where in the volume a place of the result is taken from; places are (x, y, z) = along
             (W, H, D), in half sides from the centre.
         shifts: `(n, 3)` added to these places. What lies outside is the nearest edge.
+        mode: "bilinear" (which is trilinear here), or "nearest" for masks.
     """
     import torch
     from torch.nn import functional
@@ -35,8 +36,8 @@ def move(volumes: Tensor, matrices: Tensor, shifts: Tensor) -> Tensor:
         x, y, z = (matrices[:, row, column].view(-1, 1, 1, 1) for column in range(3))
         plane = y * height.view(1, 1, -1, 1) + z * depth.view(1, -1, 1, 1) + shifts[:, row].view(-1, 1, 1, 1)
         torch.add(plane, x * width.view(1, 1, 1, -1), out=grid[..., row])
-    moved = functional.grid_sample(volumes, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    return moved.clamp_(0, 1)
+    moved = functional.grid_sample(volumes, grid, mode=mode, padding_mode="border", align_corners=False)
+    return moved.clamp_(0, 1) if mode == "bilinear" else moved
 
 
 def rotations(axes: Tensor, degrees: Tensor) -> Tensor:
@@ -55,27 +56,26 @@ def rotations(axes: Tensor, degrees: Tensor) -> Tensor:
     return torch.eye(3, device=axes.device) + torch.sin(angle) * cross + (1 - torch.cos(angle)) * (cross @ cross)
 
 
-def volume(volumes: Tensor, generator: Generator) -> Tensor:
-    """The one set for volumes (in no paper).
-
-    Mirrored along each axis (p 0.5 each), turned by up to 10 degrees about a random axis, stretched by up to 5 %,
-    shifted by up to 5 % of the side along each axis; contrast times 0.9-1.1 about the volume's mean, brightness +-0.1
-    times its spread. Mirroring makes left of right: not for tasks that tell sides apart.
-    """
+def draw_moves(count: int, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Random matrices `(count, 3, 3)` and shifts `(count, 3)` for `move`, by the numbers at the head of this file."""
     import torch
-
-    count = len(volumes)
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         values = torch.rand((count, *shape), generator=generator, device=generator.device)
-        return (low + (high - low) * values).to(volumes.device)
+        return low + (high - low) * values
 
-    axes = torch.randn((count, 3), generator=generator, device=generator.device).to(volumes.device)
-    mirrors = 1 - 2 * (uniform(0, 1, 3) < 0.5).to(volumes.dtype)
+    axes = torch.randn((count, 3), generator=generator, device=generator.device)
+    mirrors = 1 - 2 * (uniform(0, 1, 3) < 0.5).to(torch.float32)
     matrices = rotations(axes, uniform(-DEGREES, DEGREES)) * mirrors.unsqueeze(1)
-    matrices = matrices * uniform(1 - SCALE, 1 + SCALE).view(-1, 1, 1)
-    moved = move(volumes, matrices, uniform(-2 * SHIFT, 2 * SHIFT, 3))
+    return matrices * uniform(1 - SCALE, 1 + SCALE).view(-1, 1, 1), uniform(-2 * SHIFT, 2 * SHIFT, 3)
+
+
+def vary_intensity(volumes: Tensor, generator: Generator) -> Tensor:
+    """Contrast times 0.9-1.1 about each volume's mean, and brightness +-0.1 times its spread; clipped to [0, 1]."""
+    import torch
+
+    random = torch.rand((2, len(volumes)), generator=generator, device=generator.device).to(volumes.device)
     each = (-1, *(1,) * (volumes.ndim - 1))
-    mean, spread = moved.mean((1, 2, 3, 4), keepdim=True), moved.std((1, 2, 3, 4), keepdim=True)
-    contrast, brightness = uniform(1 - INTENSITY, 1 + INTENSITY), uniform(-INTENSITY, INTENSITY)
-    return moved.sub_(mean).mul_(contrast.view(each)).add_(mean).add_(brightness.view(each) * spread).clamp_(0, 1)
+    mean, spread = volumes.mean((1, 2, 3, 4), keepdim=True), volumes.std((1, 2, 3, 4), keepdim=True)
+    contrast, brightness = 1 + INTENSITY * (2 * random[0] - 1), INTENSITY * (2 * random[1] - 1)
+    return ((volumes - mean) * contrast.view(each)).add_(mean).add_(brightness.view(each) * spread).clamp_(0, 1)
