@@ -11,7 +11,7 @@ from transfuse.cli.show import show_blocks, show_models
 def test_networks_of_volumes_are_marked_as_such(capsys: pytest.CaptureFixture[str]) -> None:
     show_models()
     said = " ".join(capsys.readouterr().out.split())
-    assert said.count("spatial_dims=3") == 3
+    assert said.count("volumes") == 3
 
 
 def test_the_letters_of_the_papers_are_explained(capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,6 +49,22 @@ def deep_npz(folder: Path) -> Opening:
     return str(folder / "set.npz"), {}
 
 
+def volumes(folder: Path) -> Opening:
+    rng = np.random.default_rng(7)
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(
+        folder / "set.npz",
+        train_images=rng.integers(0, 256, (60, 12, 14, 12)).astype(np.uint8),
+        train_labels=np.arange(60) % 3,
+    )
+    return str(folder / "set.npz"), {}
+
+
+def adrenalmnist3d(folder: Path) -> Opening:
+    shutil.copytree(_real("adrenalmnist3d"), folder / "adrenalmnist3d")
+    return "adrenalmnist3d", {"root": folder}
+
+
 def class_folders(folder: Path) -> Opening:
     for name in ("benign", "malignant"):
         _pictures(folder / name, 20)
@@ -85,7 +101,8 @@ def _phantom(name: str) -> Callable[[Path], Opening]:
     return lambda folder: (name, {"count": 96, "seed": 1})
 
 
-FILES = {reader.__name__: reader for reader in (npz, deep_npz, class_folders, table, pneumoniamnist, cxr_hannover)}
+_READERS = (npz, deep_npz, volumes, class_folders, table, pneumoniamnist, cxr_hannover, adrenalmnist3d)
+FILES = {reader.__name__: reader for reader in _READERS}
 SOURCES: dict[str, Callable[[Path], Opening]] = {name: _phantom(name) for name in PHANTOMS} | FILES
 
 
@@ -127,11 +144,11 @@ def test_labels_and_ids_fit(dataset: Dataset) -> None:
 def test_pixels(dataset: Dataset) -> None:
     pixels = dataset.pixels()
     assert isinstance(pixels, np.memmap)
-    assert pixels.shape == (len(dataset), dataset.info.channels, 32, 32)
+    assert pixels.shape == (len(dataset), dataset.info.channels, *(32,) * dataset.info.spatial_dims)
     assert pixels.dtype == (np.uint8 if dataset.white == 255 else np.uint16)
     assert pixels.max() <= dataset.white
     assert pixels.max() > dataset.white / 2, "nearly black: the depth was not kept"
-    assert pixels.std(axis=(1, 2, 3)).min() > 0, "an image without content"
+    assert pixels.reshape(len(dataset), -1).std(axis=1).min() > 0, "an image without content"
     assert not pixels.flags.writeable
 
 

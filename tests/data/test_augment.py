@@ -22,6 +22,8 @@ from transfuse.data.augment import (
 )
 from transfuse.errors import DataError
 
+FLAT = [name for name in AUGMENTATIONS if name != "volume"]
+
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
@@ -32,7 +34,7 @@ def images() -> torch.Tensor:
     return torch.rand((6, 3, 20, 20), generator=seeded(1))
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS)
+@pytest.mark.parametrize("name", FLAT)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_preset_keeps_shape_and_range_and_repeats(name: str, channels: int) -> None:
     images = torch.rand((40, channels, 24, 24), generator=seeded(1))
@@ -48,14 +50,14 @@ def test_every_preset_keeps_shape_and_range_and_repeats(name: str, channels: int
     assert torch.equal(first, other) == (name == "none")
 
 
-@pytest.mark.parametrize("name", [name for name in AUGMENTATIONS if name != "none"])
+@pytest.mark.parametrize("name", [name for name in FLAT if name != "none"])
 def test_every_image_gets_parameters_of_its_own(name: str) -> None:
     one = torch.rand((1, 3, 24, 24), generator=seeded(1))
     result = AUGMENTATIONS[name](one.repeat(12, 1, 1, 1), seeded(5))
     assert len({tuple(row.flatten().tolist()) for row in result}) >= 9  # cifar has only 98 windows to draw from
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS)
+@pytest.mark.parametrize("name", FLAT)
 def test_presets_leave_the_global_generators_alone(name: str, images: torch.Tensor) -> None:
     state = torch.random.get_rng_state()
     AUGMENTATIONS[name](images, seeded())

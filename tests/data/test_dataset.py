@@ -279,4 +279,4 @@ def test_phantom_pixels_are_what_was_drawn() -> None:
 def test_names() -> None:
     names = dataset_names()
     assert {"fundus-phantom", "natural-phantom", "pneumoniamnist", "chestmnist"} <= set(names)
-    assert not any("3d" in name for name in names)
+    assert sum(name.endswith("mnist3d") for name in names) == 6

@@ -142,10 +142,6 @@ def test_sixteen_bits(write_npz: Write) -> None:
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        (
-            {"train_images": np.zeros((24, 5, 5, 5), np.uint8)},
-            r"shape \(24, 5, 5, 5\): volumes \(3D\) are not supported yet",
-        ),
         ({"train_images": np.zeros((24, 3, 9, 9), np.uint8)}, r"Cure: images\.transpose\(0, 2, 3, 1\)"),
         ({"train_images": np.zeros((24, 9, 9, 4), np.uint8)}, r"expected \(N, H, W\) or \(N, H, W, 3\)"),
         ({"train_images": np.zeros((24, 9), np.uint8)}, r"expected \(N, H, W\)"),

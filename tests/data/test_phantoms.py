@@ -34,7 +34,8 @@ def test_the_table_says_that_the_set_is_synthetic_and_what_it_holds(name):
 @pytest.mark.parametrize("size", [32, 61])
 def test_a_batch_has_the_promised_shape(name, size):
     batch = phantoms(name, range(4, 10), size=size)
-    assert batch.images.shape == (6, 3, size, size)
+    known = PHANTOMS[name]
+    assert batch.images.shape == (6, known.channels, *(size,) * known.spatial_dims)
     assert batch.images.dtype == np.uint8
     assert batch.targets.dtype == np.int64
     assert batch.images.std() > 10

@@ -10,6 +10,7 @@ from torch import nn
 
 from transfuse.errors import SpecError
 from transfuse.models import create_model, list_models
+from transfuse.models.networks_3d import SMALLEST
 
 
 def parameters(model: nn.Module) -> int:
@@ -104,7 +105,7 @@ def test_gradients_reach_every_parameter(name: str) -> None:
 
 
 def test_names_for_volumes_are_listed() -> None:
-    assert list_models("res*", spatial_dims=3) == ["resnet18", "resnet34", "resnet50", "resnext101"]
+    assert list_models("res*", spatial_dims=3) == ["resnet10", "resnet18", "resnet34", "resnet50", "resnext101"]
     assert list_models(spatial_dims=3)[-1] == "densenet121"
     with pytest.raises(SpecError, match=r"spatial_dims=1: expected 2"):
         list_models(spatial_dims=1)
@@ -113,15 +114,23 @@ def test_names_for_volumes_are_listed() -> None:
 @pytest.mark.parametrize(
     ("name", "spatial_dims", "message"),
     [
-        ("vit_tiny_patch16_224", 3, r"no 'vit_tiny_patch16_224' for spatial_dims=3: Choices: resnet18, .*densenet121"),
-        ("resnet51", 3, r"no 'resnet51' for spatial_dims=3: did you mean 'resnet50'"),
+        (
+            "vit_tiny_patch16_224",
+            3,
+            r"no 'vit_tiny_patch16_224' for spatial_dims=3, for volumes: Choices: resnet10, .*densenet121",
+        ),
+        ("resnet51", 3, r"no 'resnet51' for spatial_dims=3, for volumes: did you mean 'resnet50'"),
         ("cbr_tiny", 3, r"no 'cbr_tiny' for spatial_dims=3"),
         ("unet_resnet34", 3, r"no 'unet_resnet34' for spatial_dims=3"),
-        ("resnext101", 2, r"'resnext101' is a network for volumes, .*of a study .* spatial_dims=3.*--spatial-dims 3"),
+        (
+            "resnext101",
+            2,
+            r"'resnext101' is a network for volumes, and these are images: .* spatial_dims=3.*--spatial-dims 3",
+        ),
         (
             "resnet18",
             4,
-            r"spatial_dims=4 of the network 'resnet18': expected 2 .* or 3 for volumes \(resnet18, resnet34",
+            r"spatial_dims=4 of the network 'resnet18': expected 2 .* or 3 for volumes \(resnet10, resnet18, resnet34",
         ),
         ("resnet18", "3", r"spatial_dims='3' of the network 'resnet18': expected 2"),
     ],
@@ -129,6 +138,35 @@ def test_names_for_volumes_are_listed() -> None:
 def test_errors_name_the_networks_that_there_are(name: str, spatial_dims: int, message: str) -> None:
     with pytest.raises(SpecError, match=message):
         create_model(name, 2, 1, spatial_dims)
+
+
+@pytest.mark.parametrize("name", list_models(spatial_dims=3))
+def test_volumes_below_the_smallest_side_are_refused_and_the_smallest_pass(name: str) -> None:
+    """At the smallest side no stride steps over a single voxel; one voxel below, one does, or nothing is left."""
+    smallest = SMALLEST[name]
+    with pytest.raises(
+        SpecError, match=rf"Volumes of {smallest - 1} voxels a side are too small for '{name}'.*takes {smallest}"
+    ):
+        create_model(name, 2, 1, 3, image_size=smallest - 1)
+    model = create_model(name, 2, 1, 3, image_size=smallest, device="meta").eval()
+    stepped: list[int] = []
+    for module in model.modules():
+        if isinstance(module, nn.Conv3d | nn.MaxPool3d | nn.AvgPool3d) and max(_three(module.stride)) > 1:
+            module.register_forward_pre_hook(lambda module, args: stepped.append(min(args[0].shape[2:])))
+    assert model(torch.zeros(1, 1, smallest, smallest, smallest, device="meta")).shape == (1, 2)
+    assert min(stepped) > 1
+    stepped.clear()
+    smaller = torch.zeros(1, 1, *(smallest - 1,) * 3, device="meta")
+    if name == "densenet121":
+        with pytest.raises(RuntimeError, match="smaller than kernel size"):
+            model(smaller)
+    else:
+        model(smaller)
+        assert min(stepped) == 1
+
+
+def _three(stride: int | tuple[int, ...]) -> tuple[int, ...]:
+    return stride if isinstance(stride, tuple) else (stride,)
 
 
 def test_padding_is_no_choice_in_3d() -> None:

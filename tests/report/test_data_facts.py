@@ -92,6 +92,7 @@ def test_every_setting_has_its_place() -> None:
     changed = {name: f"value of {name}" for name in data_facts.DEFAULTS if name != "root"}
     special: dict[str, Any] = {"fractions": (0.5, 0.2, 0.3), "train_fraction": 0.5, "count": 10, "channels": 4}
     special |= {"label_columns": ("a",), "official_split": False, "permute_labels": True}
+    special |= {"window": (-100.0, 900.0)}
     labels = [label for label, _ in data_facts.lines({**changed, **special})]
     own = {"task"}  # called by its own name
     assert not ({name.replace("_", " ") for name in data_facts.DEFAULTS} - own) & set(labels)

@@ -43,7 +43,8 @@ def describe(spec: DataSpec, console: Console) -> bool:
         raise DataError(f"{error}{_as_typed([str(error)])}") from None
     info, known = dataset.info, dataset.patients_known
     patients = phrases.counted(len(set(dataset.patient_ids)), "patient") if known else "patients unknown"
-    say(f"{info.name}: {phrases.counted(len(dataset), 'image')}, {patients}, task {info.task}")
+    what = "volume" if info.spatial_dims == 3 else "image"
+    say(f"{info.name}: {phrases.counted(len(dataset), what)}, {patients}, task {info.task}")
     say(f"source: {info.source}; licence: {info.licence}; fingerprint {info.fingerprint[:12]}")
     problem, parts, notes = "", dict[str, Part](), dataset.notes
     try:

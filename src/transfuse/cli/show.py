@@ -17,7 +17,7 @@ show = App(name="show", help="Look at networks, blocks, initialisations, protoco
 
 @show.command(name=["models", "networks"])
 def show_models(pattern: str = "", *, spatial_dims: int = 2, all: bool = False) -> int:
-    """List the networks that `models:` of a study takes; those of volumes are for Python.
+    """List the networks that `models:` of a study takes, of images or of volumes.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def show_models(pattern: str = "", *, spatial_dims: int = 2, all: bool = False) 
         return 0
     table = _table(None, "networks", "levels", "what")
     for row in (row for row in PUBLISHED_NETWORKS if spatial_dims in (2, row.spatial_dims)):
-        volumes = "; only in Python: spatial_dims=3" if row.spatial_dims == 3 else ""
+        volumes = "; for volumes" if row.spatial_dims == 3 else ""
         table.add_row(", ".join(row.names), ", ".join(row.levels), f"{row.text}{volumes}")
     console.print(table)
     say(

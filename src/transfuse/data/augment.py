@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from transfuse.data.augment_volumes import draw_moves, move, vary_intensity
 from transfuse.errors import DataError
 
 if TYPE_CHECKING:
@@ -335,6 +336,18 @@ def peng(images: Tensor, generator: Generator) -> Move:
     return _boxed(boxes, _uniform(images, -10, 10, generator))
 
 
+@augmentation(vary_intensity)
+def volume(volumes: Tensor, generator: Generator) -> Move:
+    """The one set for volumes (in no paper): `(n, C, D, H, W)`.
+
+    Mirrored along each axis (p 0.5 each), turned by up to 10 degrees about a random axis, stretched by up to 5 %,
+    shifted by up to 5 % of the side along each axis; then `vary_intensity`. Mirroring makes left of right: not for
+    tasks that tell sides apart.
+    """
+    matrices, shifts = (values.to(volumes.device) for values in draw_moves(len(volumes), generator))
+    return lambda batch, mode: move(batch, matrices, shifts, mode)
+
+
 AUGMENTATIONS: dict[str, Augmentation] = {
     "none": none,
     "fundus": fundus,
@@ -345,4 +358,21 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     "matsoukas": matsoukas,
     "peng": peng,
     "peng-code": chestxray14,
+    "volume": volume,
 }
+FOR_VOLUMES = ("none", "volume")
+
+
+def check_augmentation(name: str, spatial_dims: int) -> None:
+    """Refuse a set of augmentations for images where there are volumes, and the reverse.
+
+    Raises:
+        DataError: naming those that fit.
+    """
+    fitting = [one for one in AUGMENTATIONS if one == "none" or (one in FOR_VOLUMES) == (spatial_dims == 3)]
+    if name in AUGMENTATIONS and name not in fitting:
+        what = "volumes" if spatial_dims == 3 else "images"
+        other = "images" if spatial_dims == 3 else "volumes"
+        raise DataError(
+            f"The augmentation {name!r} is for {other}, and these are {what}; choices: {', '.join(fitting)}"
+        )

@@ -49,7 +49,7 @@ def pixel_grid(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @lru_cache(maxsize=64)
-def _cosines(cells: int, size: int) -> np.ndarray:
+def cosines(cells: int, size: int) -> np.ndarray:
     """The first `cells` cosine waves over `size` pixels, (size, cells), damped towards the short waves."""
     position = (np.arange(size) + 0.5) / size
     order = np.arange(cells)
@@ -65,7 +65,7 @@ def smooth_field(rng: np.random.Generator, cells: int, size: int, *, fields: int
     """
     waves = rng.standard_normal((fields, cells, cells), dtype=np.float32)
     waves[:, 0, 0] = 0.0  # no offset: a field only redistributes
-    basis = _cosines(cells, size)
+    basis = cosines(cells, size)
     return np.matmul(np.matmul(basis, waves), basis.T)
 
 

@@ -1,4 +1,4 @@
-"""Data sets known by name: the 2D sets of MedMNIST v2 (Yang et al., Scientific Data 2023), and how to get them."""
+"""Data sets known by name: the sets of MedMNIST v2 (Yang et al., Scientific Data 2023), and how to get them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from transfuse.errors import DataError, ExtraNotInstalled, nearest
 TABLES = (".csv", ".tsv", ".parquet")
 READABLE = (".npz", *TABLES)
 _SIZES = (28, 64, 128, 224)
+_SIZES_3D = (28, 64)
 _ORGANS = (
     "bladder", "femur-left", "femur-right", "heart", "kidney-left", "kidney-right", "liver", "lung-left",
     "lung-right", "pancreas", "spleen",
@@ -67,6 +68,18 @@ MEDMNIST: dict[str, KnownSet] = {
     "organamnist": KnownSet("multiclass", _ORGANS),
     "organcmnist": KnownSet("multiclass", _ORGANS),
     "organsmnist": KnownSet("multiclass", _ORGANS),
+    "organmnist3d": KnownSet(
+        "multiclass",
+        ("liver", "kidney-right", "kidney-left", "femur-right", "femur-left", "bladder", "heart", "lung-right",
+         "lung-left", "spleen", "pancreas"),
+    ),
+    "nodulemnist3d": KnownSet("binary", ("benign", "malignant")),
+    "adrenalmnist3d": KnownSet("binary", ("normal", "hyperplasia")),
+    "fracturemnist3d": KnownSet(
+        "multiclass", ("buckle rib fracture", "nondisplaced rib fracture", "displaced rib fracture")
+    ),
+    "vesselmnist3d": KnownSet("binary", ("vessel", "aneurysm")),
+    "synapsemnist3d": KnownSet("binary", ("inhibitory synapse", "excitatory synapse")),
 }  # fmt: skip
 
 
@@ -128,7 +141,8 @@ def find_medmnist(name: str, root: str | Path | None, size: int) -> Path:
                 found.append((stored < size, abs(stored - size), place, file.name != f"{name}.npz", file))
     if found:
         return min(found)[-1]
-    return _fetch_medmnist(name, next((stored for stored in _SIZES if stored >= size), _SIZES[-1]), home)
+    sizes = _SIZES_3D if name.endswith("3d") else _SIZES
+    return _fetch_medmnist(name, next((stored for stored in sizes if stored >= size), sizes[-1]), home)
 
 
 def _stored_size(file: Path) -> int:

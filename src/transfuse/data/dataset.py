@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
@@ -17,10 +16,13 @@ from transfuse.data.chasedb1 import OBSERVERS, read_chasedb1
 from transfuse.data.folder import read_folder
 from transfuse.data.images import FITS, to_pixels
 from transfuse.data.masks import square_labels
+from transfuse.data.nifti import NiftiFiles
 from transfuse.data.npz import read_npz
+from transfuse.data.opened import Wanted
 from transfuse.data.records import TASKS, Exclusion, Records, fingerprint, with_task
 from transfuse.data.rendered import phantom_names, read_phantom
 from transfuse.data.table import BLANK, UNCERTAIN, read_table
+from transfuse.data.volumes import to_voxels
 from transfuse.errors import DataError, SpecError, nearest
 
 if TYPE_CHECKING:
@@ -48,7 +50,7 @@ class DatasetInfo:
         task: one of `TASKS`.
         classes: names in the order of the class index; for a binary task (negative, positive).
         channels: 1 or 3, as delivered.
-        spatial_dims: 2.
+        spatial_dims: 2 for images, 3 for volumes.
         source: where it comes from, in words.
         licence: of the images, as far as known.
         fingerprint: sha256 of the content (images, targets, ids, parts); it depends on no path.
@@ -67,7 +69,10 @@ class DatasetInfo:
 
 
 class Sample(NamedTuple):
-    """One image `(C, H, W)`, float32, normalised, with its target (a class index, `(C,)` floats, or a mask) and ids."""
+    """One image `(C, H, W)`, float32, normalised, with its target (a class index, `(C,)` floats, or a mask) and ids.
+
+    A volume is `(C, D, H, W)`, here and in all that follows.
+    """
 
     image: Tensor
     target: int | np.ndarray
@@ -89,7 +94,7 @@ class Dataset:
         parts: `(N,)` "train", "val" or "test" where the source ships an official split, else None.
         exclusions: samples that were left out, with the reason.
         notes: sentences that a report must show.
-        size: pixels a side.
+        size: pixels (voxels) a side.
         white: the pixel value that is 1.0.
         mean, std: normalisation of images in [0, 1], one value a channel.
     """
@@ -106,6 +111,7 @@ class Dataset:
         self.size, self.mean, self.std = size, mean, std
         self._images, self._fit, self._cache = records.images, fit, cache
         self._mask_source, self._mask_hashes, self._mask_order = records.masks, records.mask_hashes, mask_order
+        self._values = records.values
         self._pixels: np.ndarray | None = None
         self._masks: np.ndarray | None = None
         self.targets.flags.writeable = False
@@ -114,20 +120,27 @@ class Dataset:
         return len(self.sample_ids)
 
     def __repr__(self) -> str:
-        shape = f"{self.info.channels}x{self.size}x{self.size}"
-        return f"Dataset({self.info.name!r}, {len(self)} images {shape}, {self.info.task})"
+        what = "volumes" if self.info.spatial_dims == 3 else "images"
+        return f"Dataset({self.info.name!r}, {len(self)} {what} {'x'.join(map(str, self.shape))}, {self.info.task})"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one image, `(C, size, size)`, or one volume, `(C, size, size, size)`."""
+        return (self.info.channels, *(self.size,) * self.info.spatial_dims)
 
     def pixels(self) -> np.ndarray:
         """All images `(N, C, size, size)`, uint8 or uint16, read-only, shared between processes by the cache file.
+
+        Volumes are `(N, C, size, size, size)`.
 
         Raises:
             DataError: image files are cut short, missing or changed; all of them are listed at once.
             StoreError: the cache cannot be written.
         """
         if self._pixels is None:
-            path = pixel_file(self._cache, self.image_hashes, self.size, self.info.channels, self._fit, self.white)
-            shape = (len(self), self.info.channels, self.size, self.size)
-            self._pixels = shared_pixels(path, shape, pixel_type(self.white), self._render)
+            fit = self._fit + self._values
+            path = pixel_file(self._cache, self.image_hashes, self.size, self.info.channels, fit, self.white)
+            self._pixels = shared_pixels(path, (len(self), *self.shape), pixel_type(self.white), self._render)
         return self._pixels
 
     def masks(self) -> np.ndarray:
@@ -156,8 +169,11 @@ class Dataset:
         return self._masks
 
     def _render(self) -> Iterator[np.ndarray]:
-        convert = partial(to_pixels, size=self.size, channels=self.info.channels, fit=self._fit, white=self.white)
-        return (convert(image) for image in self._images.arrays())
+        how: Any = {"size": self.size, "channels": self.info.channels, "fit": self._fit, "white": self.white}
+        images: Any = self._images
+        if self.info.spatial_dims == 3:
+            return (to_voxels(volume, **how) for volume in images.volumes())
+        return (to_pixels(image, **how) for image in images.arrays())
 
     def __getitem__(self, i: int) -> Sample:
         from transfuse.data.splits import Part
@@ -173,7 +189,7 @@ class Dataset:
 
 
 def dataset_names() -> tuple[str, ...]:
-    """The data sets known by name: phantoms first, then the 2D sets of MedMNIST, then sets with masks."""
+    """The data sets known by name: phantoms first, then the sets of MedMNIST, then sets with masks."""
     return (*phantom_names(), *MEDMNIST, CHASEDB1)
 
 
@@ -200,13 +216,14 @@ def open_dataset(
     fit: str = "crop",
     cache: str | Path | None = None,
     task: str | None = None,
+    window: tuple[float, float] | None = None,
 ) -> Dataset:
     """Open a data set by its name, or by the path of an .npz file, a folder of class folders, or a table.
 
     Args:
         name: see `dataset_names`, or a path: absolute, or relative to `root`, $TRANSFUSE_DATA or the current folder.
         root: a folder to look in first.
-        size: pixels a side of the square images that are delivered.
+        size: pixels a side of the square images, or voxels a side of the cubes, that are delivered.
         channels: 1 or 3; None keeps what the images have.
         count: phantoms only: how many samples.
         seed: of phantoms, and of `permute_labels`.
@@ -221,10 +238,12 @@ def open_dataset(
         bad_images: "raise" stops at images that cannot be read, "exclude" leaves them out by name and count.
         permute_labels: a negative control: labels are shuffled over patients, which no method should learn from.
         normalise: "imagenet", "half" (to [-1, 1]) or (means, standard deviations), for images in [0, 1].
-        fit: "crop" (largest central square), "pad" (black borders) or "squash".
+        fit: "crop" (largest central square), "pad" (black borders) or "squash"; of volumes cubes, in millimetres.
         cache: folder of the pixel cache; default $TRANSFUSE_CACHE, else ~/.cache/transfuse.
         task: what the class labels mean where the source does not say: "ordinal" for grades (three or more, numbers in
             their order), "multiclass", "binary" for two; None takes the source's own, else binary or multiclass.
+        window: NIfTI files only: the values that become 0 and 1, such as (-100, 900) Hounsfield units; None: the 0.5 %
+            and 99.5 % percentiles of each volume.
 
     Raises:
         SpecError: arguments that cannot be meant, all of them at once.
@@ -236,7 +255,7 @@ def open_dataset(
         None if uncertain_labels == "refuse" else f"uncertain_labels {uncertain_labels}",
         None if blank_labels == "ignore" else f"blank_labels {blank_labels}",
     )
-    _check_arguments(size, channels, count, bad_images, normalise, fit, uncertain_labels, blank_labels)
+    _check_arguments(size, channels, count, bad_images, normalise, fit, uncertain_labels, blank_labels, window)
     _check_observer(observer, name)
     folder = cache_folder(cache)
     if name in phantom_names():
@@ -252,18 +271,17 @@ def open_dataset(
         known = MEDMNIST.get(name) or next(
             (item for key, item in MEDMNIST.items() if path.is_file() and path.stem.split("_")[0] == key), None
         )
-        suffix = path.suffix.lower()
+        suffix, wanted = path.suffix.lower(), Wanted(bad_images, fit, folder, size, window)
         if name == CHASEDB1 and path.is_dir():
             _refuse_columns(columns, name, "a folder of photographs and masks")
             records = read_chasedb1(path, observer=observer or "first", bad_images=bad_images, fit=fit, cache=folder)
         elif path.is_dir():
             _refuse_columns(columns, name, "a folder of class folders")
-            records = read_folder(path, bad_images=bad_images, fit=fit, cache=folder)
+            records = read_folder(path, wanted)
         elif suffix in TABLES:
             records = read_table(
                 path, image_column=image_column, label_columns=label_columns, patient_column=patient_column,
-                part_column=part_column, mask_column=mask_column, mask_classes=tuple(mask_classes),
-                bad_images=bad_images, fit=fit, cache=folder,
+                part_column=part_column, mask_column=mask_column, mask_classes=tuple(mask_classes), wanted=wanted,
                 uncertain_labels=uncertain_labels, blank_labels=blank_labels,
             )  # fmt: skip
         elif suffix == ".npz":
@@ -271,6 +289,8 @@ def open_dataset(
             records = read_npz(path, known=known, fit=fit, cache=folder)
         else:
             raise DataError(f"{path} is of a kind that cannot be read; expected a folder, .npz, {', '.join(TABLES)}")
+    if window is not None and not isinstance(records.images, NiftiFiles):
+        raise SpecError(f"window={window}: {name!r} holds no NIfTI files, whose values it would be of. Leave it out.")
     records = with_task(records, task)
     return _finished(records, name, size, channels, seed, permute_labels, normalise, fit, folder)
 
@@ -289,7 +309,8 @@ def _finished(
             f"{f'. Cure: {records.patients_by}' if records.patients_by else ''}."
         )
     if 0 < records.side < size:
-        notes.append(f"Images of {records.side} px were enlarged to {size} px: no detail is gained.")
+        what = "Volumes" if records.spatial_dims == 3 else "Images"
+        notes.append(f"{what} of {records.side} px were enlarged to {size} px: no detail is gained.")
     if records.masks is not None and 0 < size < records.side:
         notes.append(f"Masks were reduced to {size} px with the images: what is measured is measured at that size.")
     targets, order = records.targets, None
@@ -306,7 +327,7 @@ def _finished(
     info = DatasetInfo(
         name=name if name in dataset_names() else records.name, task=records.task, classes=records.classes,
         channels=channels,
-        spatial_dims=2, source=records.source, licence=records.licence,
+        spatial_dims=records.spatial_dims, source=records.source, licence=records.licence,
         fingerprint=fingerprint(_with_masks_in(records, order), targets, patient_ids), synthetic=records.synthetic,
     )  # fmt: skip
     return Dataset(
@@ -343,7 +364,7 @@ def permuted(
 
 def _check_arguments(
     size: int, channels: int | None, count: int | None, bad_images: str, normalise: object, fit: str,
-    uncertain_labels: str, blank_labels: str,
+    uncertain_labels: str, blank_labels: str, window: object,
 ) -> None:  # fmt: skip
     problems = []
     if not isinstance(size, int) or isinstance(size, bool) or not 8 <= size <= 4096:
@@ -364,6 +385,8 @@ def _check_arguments(
         problems.append(
             f"normalise={normalise!r}: {nearest(normalise, ('imagenet', 'half'))}, or (means, standard deviations)"
         )
+    if window is not None and not (isinstance(window, tuple) and len(window) == 2 and window[0] < window[1]):
+        problems.append(f"window={window!r}: expected two values, the lower first")
     if problems:
         raise SpecError(problems, "open_dataset")
 

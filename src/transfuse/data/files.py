@@ -18,6 +18,7 @@ from transfuse.data.images import EXTENSIONS, ImageFacts, dark_note, decode, ins
 from transfuse.data.records import Exclusion
 from transfuse.errors import DataError
 
+VOLUMES = (".nii", ".nii.gz")  # of NIfTI
 _AHEAD = 4  # files a thread that are read before they are asked for: large images, so few
 T = TypeVar("T")
 
@@ -220,10 +221,10 @@ def file_notes(
 
 
 def image_files_below(folder: Path) -> list[Path]:
-    """All image files below a folder, sorted by path; hidden files and folders are passed over."""
+    """All image files and volumes below a folder, sorted by path; hidden files and folders are passed over."""
     found = []
     for path in folder.rglob("*"):
-        relative = path.relative_to(folder)
-        if path.suffix.lower() in EXTENSIONS and not any(part.startswith((".", "__MACOSX")) for part in relative.parts):
+        hidden = any(part.startswith((".", "__MACOSX")) for part in path.relative_to(folder).parts)
+        if path.name.lower().endswith((*EXTENSIONS, *VOLUMES)) and not hidden:
             found.append(path)
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())

@@ -6,21 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
-from transfuse.data.files import (
-    ImageFiles,
-    channels_and_white,
-    file_notes,
-    image_files_below,
-    median_side,
-    usable_files,
-)
+from transfuse.data.files import VOLUMES, image_files_below
 from transfuse.data.images import EXTENSIONS
+from transfuse.data.opened import Wanted, open_files
 from transfuse.data.records import PART_NAMES, Records, listed, order_classes, positive_note
 from transfuse.errors import DataError
 
 
-def read_folder(root: Path, *, bad_images: str, fit: str, cache: Path) -> Records:
-    """Read a folder of class folders; a sample's id is its path below `root`.
+def read_folder(root: Path, wanted: Wanted) -> Records:
+    """Read a folder of class folders; a sample's id is its path below `root`. NIfTI files are volumes.
 
     Raises:
         DataError: no class folders, a single class, a class folder without images, other folders beside those of an
@@ -49,7 +43,7 @@ def read_folder(root: Path, *, bad_images: str, fit: str, cache: Path) -> Record
         raise DataError(f"{root} has no class folders with images. {_hint(root)}")
     if empty:
         raise DataError(
-            f"{root}: the class folder(s) {listed(empty)} hold no images ({', '.join(EXTENSIONS)}). "
+            f"{root}: the class folder(s) {listed(empty)} hold no images ({', '.join((*EXTENSIONS, *VOLUMES))}). "
             "Cure: convert the images, or remove the folder."
         )
     classes = order_classes(row[2] for row in rows)
@@ -57,27 +51,23 @@ def read_folder(root: Path, *, bad_images: str, fit: str, cache: Path) -> Record
         raise DataError(f"{root} has a single class folder with images, {classes[0]!r}; two are needed. {_hint(root)}")
     rows.sort()
     ids = [row[0] for row in rows]
-    good, files_, exclusions = usable_files([row[1] for row in rows], ids, bad_images, cache)
-    channels, white = channels_and_white(files_)
+    opened = open_files([row[1] for row in rows], ids, wanted)
+    good = opened.good
     return Records(
         name=root.name,
         task="binary" if len(classes) == 2 else "multiclass",
         classes=classes,
         targets=np.array([classes.index(rows[i][2]) for i in good], np.int64),
         sample_ids=tuple(ids[i] for i in good),
-        images=ImageFiles(tuple(str(rows[i][1]) for i in good), tuple(file.sha256 for file in files_)),
-        image_hashes=tuple(file.sha256 for file in files_),
-        channels=channels,
-        white=white,
-        side=median_side(files_, fit),
+        **opened.fields,
         parts=np.array([rows[i][3] for i in good]) if official else None,
         source=f"class folders {root.name}",
         patients_by="a table (.csv) of these images with a column for the patient, which patient_column: names",
         notes=(
             *positive_note(classes, "by the names of the folders"),
-            *file_notes(files_, exclusions, fit, [ids[i] for i in good]),
+            *opened.notes(opened.exclusions),
         ),
-        exclusions=exclusions,
+        exclusions=opened.exclusions,
     )
 
 

@@ -20,10 +20,12 @@ from transfuse.data.catalogue import KnownSet
 from transfuse.data.images import dark_note, white_level
 from transfuse.data.npz_patients import PATIENTS, patient_arrays, patients_of
 from transfuse.data.records import PARTS, Records, listed, positive_note
+from transfuse.data.volumes import OF_A_VOLUME, Volume
 from transfuse.errors import DataError
 
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OSError)
-_CHUNK = 256  # images that are in memory at once
+_CHUNK = 256  # images that are in memory at once, at most
+_CHUNK_BYTES = 1 << 26  # of large ones, such as volumes, fewer
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,23 @@ class NpzImages:
                     yield image[..., 0] if image.shape[-1:] == (1,) else image
 
 
+@dataclass(frozen=True)
+class NpzVolumes:
+    """The volumes of an .npz file, read in pieces, part after part; such a file says nothing of the size of voxels."""
+
+    path: str
+    parts: tuple[str, ...]
+
+    def volumes(self) -> Iterator[Volume]:
+        """The volumes `(D, H, W)` in the order of the file."""
+        for part in self.parts:
+            for volumes in _chunks(Path(self.path), f"{part}_images"):
+                for volume in volumes:
+                    yield Volume(volume.reshape([count for count in volume.shape if count > 1]))
+
+
 def read_npz(path: Path, *, known: KnownSet | None, fit: str, cache: Path) -> Records:
-    """Read an .npz file; a sample's id is its part and its row.
+    """Read an .npz file of images, or of volumes (N, D, H, W); a sample's id is its part and its row.
 
     Args:
         path: the file.
@@ -51,7 +68,7 @@ def read_npz(path: Path, *, known: KnownSet | None, fit: str, cache: Path) -> Re
         cache: the folder where labels and hashes are remembered.
 
     Raises:
-        DataError: no such arrays, volumes, labels that fit no task, patients of some images only, or a damaged file.
+        DataError: no such arrays, labels that fit no task, patients of some images only, or a damaged file.
     """
     status = path.stat()
     store = cache / f"npz-{key_of(3, str(path.absolute()), status.st_size, status.st_mtime_ns)}.npz"
@@ -62,38 +79,45 @@ def read_npz(path: Path, *, known: KnownSet | None, fit: str, cache: Path) -> Re
         columns = ", ".join(f"{part} {table.shape[1]}" for part, table in zip(parts, tables, strict=True))
         raise DataError(f"{path}: the parts' labels have different numbers of columns ({columns}).")
     labels = np.concatenate(tables)
-    height, width, channels = (int(number) for number in facts["shape"])
+    *sides, channels = (int(number) for number in facts["shape"])
+    solid = len(sides) == 3
+    things, what, shape = ("volumes", "voxels", "cubes") if solid else ("images", "pixels", "square")
+    measures = f"{' x '.join(map(str, sides))} {what}"
     task, classes, targets = _targets(labels, path, known)
     white = white_level(int(facts["maximum"])) if facts["depth"] == 16 else 255
     notes = list(positive_note(classes, "label 1")) if task == "binary" and known is None else []
     if facts["depth"] == 16:
         notes.append(
-            f"The images have 16 bits, with values up to {int(facts['maximum'])}: depth is kept, and "
+            f"The {things} have 16 bits, with values up to {int(facts['maximum'])}: depth is kept, and "
             f"{white} counts as white."
         )
         names = [f"{part}-{row:06d}" for part in parts for row in range(len(facts[f"{part}_labels"]))]
         notes += dark_note(np.concatenate([facts[f"{part}_maxima"] for part in parts]).tolist(), names)
-    if height != width:
-        notes.append(f"The images are {height} x {width} pixels, not square.")
+    if len(set(sides)) > 1:
+        notes.append(f"The {things} are {measures}, not {shape}.")
+    if solid and known is None:
+        notes.append("An .npz file does not say how large its voxels are: they count as cubes.")
     return Records(
         name=path.stem,
         task=task,
         classes=classes,
         targets=targets,
         sample_ids=tuple(f"{part}-{row:06d}" for part in parts for row in range(len(facts[f"{part}_labels"]))),
-        images=NpzImages(str(path.absolute()), parts),
+        images=(NpzVolumes if solid else NpzImages)(str(path.absolute()), parts),
         image_hashes=tuple(str(item) for part in parts for item in facts[f"{part}_hashes"]),
         channels=channels,
         white=white,
-        side=min(height, width) if fit != "pad" else max(height, width),
+        side=min(sides) if fit != "pad" else max(sides),
         parts=np.concatenate([np.full(len(facts[f"{part}_labels"]), part) for part in parts])
         if len(parts) > 1
         else None,
         patient_ids=patients_of(facts, path),
         patients_by=PATIENTS,
-        source=f"{path.name}, {height} x {width} pixels" + (" (MedMNIST v2)" if known else ""),
+        source=f"{path.name}, {measures}" + (" (MedMNIST v2)" if known else ""),
         licence=known.licence if known else "unknown",
         notes=tuple(notes),
+        spatial_dims=len(sides),
+        values=OF_A_VOLUME if solid else "",
     )
 
 
@@ -118,7 +142,7 @@ def _facts(path: Path) -> dict[str, np.ndarray]:
         labels = next(_chunks(path, f"{part}_labels", whole=True))
         shape, dtype = _header(path, f"{part}_images")
         _check_shape(path, part, shape, dtype, len(labels))
-        shapes.add((shape[1], shape[2], shape[3] if len(shape) == 4 else 1))
+        shapes.add(_shape_of(shape))
         depths.add(dtype.itemsize * 8)
         hashes, maxima = [], []
         for images in _chunks(path, f"{part}_images"):
@@ -136,24 +160,37 @@ def _facts(path: Path) -> dict[str, np.ndarray]:
 
 def _check_shape(path: Path, part: str, shape: tuple[int, ...], dtype: np.dtype, labels: int) -> None:
     text = f"{path}: {part}_images has the shape {shape}"
-    if len(shape) == 5 or (len(shape) == 4 and shape[-1] not in (1, 3, 4) and shape[1] not in (1, 3)):
-        raise DataError(
-            f"{text}: volumes (3D) are not supported yet. Expected (N, H, W) or (N, H, W, 3); cure: save "
-            "slices or projections."
-        )
-    if len(shape) == 4 and shape[-1] not in (1, 3):
+    if len(_shape_of(shape)) == 4:
+        if len(shape) == 5 and 1 not in (shape[1], shape[-1]):
+            raise DataError(f"{text}: volumes of several channels cannot be read; expected (N, D, H, W).")
+        if min(_shape_of(shape)[:3]) < 2:
+            raise DataError(f"{text}: a volume has two voxels or more along each axis; expected (N, D, H, W).")
+    elif len(shape) == 4 and shape[-1] not in (1, 3):
         raise DataError(
             f"{text}; expected (N, H, W) or (N, H, W, 3). Cure: images.transpose(0, 2, 3, 1) if channels "
             "come first, [..., :3] without alpha."
         )
-    if len(shape) not in (3, 4):
-        raise DataError(f"{text}; expected (N, H, W) or (N, H, W, 3).")
+    elif len(shape) not in (3, 4):
+        raise DataError(f"{text}; expected (N, H, W), (N, H, W, 3), or (N, D, H, W) of volumes.")
     if dtype not in (np.uint8, np.uint16):
         raise DataError(
             f"{path}: {part}_images has the type {dtype}; expected uint8 or uint16. Cure: scale the values and convert."
         )
     if shape[0] != labels:
         raise DataError(f"{path}: {shape[0]} {part}_images and {labels} {part}_labels; there must be as many of each.")
+
+
+def _shape_of(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Of one image, (H, W, channels), or of one volume, (D, H, W, 1): where the last axis (or first) cannot be colour.
+
+    >>> _shape_of((9, 28, 28, 3)), _shape_of((9, 28, 28, 28))
+    ((28, 28, 3), (28, 28, 28, 1))
+    """
+    if len(shape) == 5:
+        return (*(shape[1:4] if shape[-1] == 1 else shape[2:]), 1)
+    if len(shape) == 4 and shape[-1] not in (1, 3, 4) and shape[1] not in (1, 3):
+        return (*shape[1:], 1)
+    return (*shape[1:], 1)[:3]
 
 
 def _targets(table: np.ndarray, path: Path, known: KnownSet | None) -> tuple[str, tuple[str, ...], np.ndarray]:
@@ -212,8 +249,8 @@ def _chunks(path: Path, name: str, *, whole: bool = False) -> Iterator[np.ndarra
             if dtype.hasobject:
                 kind = "numbers, or text as np.array(ids, dtype=str)" if "patients" in name else "numbers"
                 raise DataError(f"{path}: {name} holds Python objects; save plain {kind}.")
-            rows = max(1, shape[0]) if whole or fortran else _CHUNK
             row_bytes = int(np.prod(shape[1:])) * dtype.itemsize
+            rows = max(1, shape[0]) if whole or fortran else max(1, min(_CHUNK, _CHUNK_BYTES // max(1, row_bytes)))
             for start in range(0, max(1, shape[0]) if whole else shape[0], rows):
                 count = min(rows, shape[0] - start)
                 data = _read_exactly(file, count * row_bytes)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from transfuse.data.canvas import check_request
+from transfuse.data.embolism import EMBOLISM_CLASSES, EmbolismPhantom, check_volume, embolism_label, embolism_phantom
 from transfuse.data.fundus import FundusPhantom, fundus_grade, fundus_phantom, subpixel_lesions
 from transfuse.data.lesions import GRADES, KINDS, Findings, dr_grade
 from transfuse.data.natural import NATURAL_CLASSES, NaturalPhantom, natural_label, natural_phantom
@@ -22,6 +23,7 @@ from transfuse.errors import DataError, nearest
 
 __all__ = [
     "PHANTOMS",
+    "EmbolismPhantom",
     "Findings",
     "FundusPhantom",
     "NaturalPhantom",
@@ -30,6 +32,7 @@ __all__ = [
     "PhantomSet",
     "TexturePhantom",
     "dr_grade",
+    "embolism_phantom",
     "fundus_grade",
     "fundus_phantom",
     "natural_phantom",
@@ -51,6 +54,8 @@ class PhantomSet(NamedTuple):
     default_count: int  # samples, if no number is asked for
     licence: str
     source: str
+    channels: int = 3
+    spatial_dims: int = 2
 
 
 class PhantomLabels(NamedTuple):
@@ -62,7 +67,7 @@ class PhantomLabels(NamedTuple):
 
 
 class PhantomBatch(NamedTuple):
-    """Samples: images (N, 3, size, size) uint8, targets (N,) int64 from 0, and ids."""
+    """Samples: images (N, 3, size, size) or volumes (N, 1, size, size, size) uint8, targets (N,) int64 from 0, ids."""
 
     images: np.ndarray
     targets: np.ndarray
@@ -91,7 +96,7 @@ def phantoms(name: str, indices: Iterable[int], *, size: int = 64, seed: int = 0
     Args:
         name: a key of `PHANTOMS`.
         indices: sample numbers from 0; every set goes on without an end.
-        size: 32 to 587 px.
+        size: 32 to 587 px; of volumes 24 to 128 voxels.
         seed: another seed is another population.
 
     Raises:
@@ -102,9 +107,10 @@ def phantoms(name: str, indices: Iterable[int], *, size: int = 64, seed: int = 0
     ((3, 3, 32, 32), dtype('uint8'), 's000002')
     """
     _known(name)
-    check_request(0, size, seed)
+    phantom = PHANTOMS[name]
+    (check_volume if phantom.spatial_dims == 3 else check_request)(0, size, seed)
     numbers = list(indices)
-    images = np.empty((len(numbers), 3, size, size), dtype=np.uint8)
+    images = np.empty((len(numbers), phantom.channels, *(size,) * phantom.spatial_dims), dtype=np.uint8)
     targets = np.empty(len(numbers), dtype=np.int64)
     for row, index in enumerate(numbers):
         images[row], targets[row] = _draw(name, index, size, seed)
@@ -138,9 +144,7 @@ def phantom_masks(
     """
     _known(name)
     if name not in ("fundus-phantom", "natural-phantom"):
-        raise DataError(
-            f"{name!r} has no masks: its class lies in the texture; choices: fundus-phantom, natural-phantom"
-        )
+        raise DataError(f"{name!r} has no masks of images; choices: fundus-phantom, natural-phantom")
     choices = (*KINDS, "vessels", "disc") if name == "fundus-phantom" else ()
     wanted = tuple(KINDS if kinds is None else kinds)
     if kinds is not None and not (wanted and set(wanted) <= set(choices)):
@@ -165,6 +169,9 @@ def _draw(name: str, index: int, size: int, seed: int) -> tuple[np.ndarray, int]
     if name == "natural-phantom":
         natural = natural_phantom(index, size=size, seed=seed)
         return natural.image, natural.label
+    if name == "embolism-phantom":
+        volume = embolism_phantom(index, size=size, seed=seed)
+        return volume.image, volume.label
     texture = texture_phantom(index, role=name.removeprefix("texture-"), size=size, seed=seed)
     return texture.image, texture.label
 
@@ -174,6 +181,8 @@ def _label(name: str, index: int, seed: int) -> int:
         return fundus_grade(index, seed=seed) - 1
     if name == "natural-phantom":
         return natural_label(index, seed=seed)
+    if name == "embolism-phantom":
+        return embolism_label(index, seed=seed)
     return texture_label(index, role=name.removeprefix("texture-"), seed=seed)
 
 
@@ -218,5 +227,15 @@ PHANTOMS: dict[str, PhantomSet] = {
         _LICENCE,
         "synthetic faint patches of fine stripes on a retina-like field drawn by transfuse; the class is whether their "
         "orientation, in steps of 15 degrees, is even or odd",
+    ),
+    "embolism-phantom": PhantomSet(
+        "binary",
+        EMBOLISM_CLASSES,
+        600,
+        _LICENCE,
+        "synthetic volumes of branching bright vessels drawn by transfuse, as in CT angiography of the lung: no real "
+        "patient; the class is whether grey clots lie inside the vessels",
+        channels=1,
+        spatial_dims=3,
     ),
 }

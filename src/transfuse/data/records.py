@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
+from transfuse.data.volumes import VolumeSource
 from transfuse.errors import DataError, SpecError, nearest
 
 TASKS = ("binary", "multiclass", "multilabel", "ordinal", "segmentation")
@@ -67,7 +68,7 @@ class Records:
     classes: tuple[str, ...]
     targets: np.ndarray
     sample_ids: tuple[str, ...]
-    images: ImageSource
+    images: ImageSource | VolumeSource
     image_hashes: tuple[str, ...]  # sha256 of the content of each image (file bytes, array bytes)
     channels: int  # 1 if all images are grey, else 3
     white: int = 255  # the pixel value that is 1.0
@@ -82,6 +83,8 @@ class Records:
     exclusions: tuple[Exclusion, ...] = ()
     masks: ImageSource | None = None  # of a segmentation: label maps, uint8; `targets` say which classes are in them
     mask_hashes: tuple[str, ...] = ()
+    spatial_dims: int = 2  # 3: `images` gives volumes
+    values: str = ""  # of volumes: what decides the voxels beside the files, such as a window of values
 
 
 def with_task(records: Records, task: str | None) -> Records:

@@ -15,11 +15,12 @@ from transfuse.data.phantoms import PHANTOMS, phantoms, subpixel_lesions
 from transfuse.data.records import Records
 from transfuse.data.vessels import NAME as VESSELS
 from transfuse.data.vessels import read_vessels
+from transfuse.data.volumes import OF_A_VOLUME, Volume
 
 # The modules that draw: what changes in them changes the phantoms.
 _DRAWING = (
-    "canvas", "fundus", "layers", "lesions", "natural", "phantoms", "photograph", "placement", "rendered", "retina",
-    "silhouettes", "strokes", "textures",
+    "canvas", "embolism", "fundus", "layers", "lesions", "natural", "phantoms", "photograph", "placement", "rendered",
+    "retina", "silhouettes", "strokes", "textures", "vessel_tree",
 )  # fmt: skip
 _CHUNK = 64  # phantoms that are in memory at once
 
@@ -39,6 +40,21 @@ class PhantomImages:
             indices = range(start, min(start + _CHUNK, self.count))
             for image in phantoms(self.name, indices, size=self.size, seed=self.seed).images:
                 yield image.transpose(1, 2, 0)
+
+
+@dataclass(frozen=True)
+class PhantomVolumes:
+    """The recipe of a set of phantoms of volumes."""
+
+    name: str
+    count: int
+    size: int
+    seed: int
+
+    def volumes(self) -> Iterator[Volume]:
+        """The volumes in order."""
+        for index in range(self.count):
+            yield Volume(phantoms(self.name, [index], size=self.size, seed=self.seed).images[0, 0])
 
 
 def phantom_names() -> tuple[str, ...]:
@@ -65,13 +81,15 @@ def read_phantom(name: str, *, count: int | None, size: int, seed: int, cache: P
         targets=facts["targets"],
         sample_ids=tuple(map(str, facts["sample_ids"])),
         patient_ids=tuple(map(str, facts["patient_ids"])),
-        images=PhantomImages(name, count, size, seed),
+        images=(PhantomVolumes if phantom.spatial_dims == 3 else PhantomImages)(name, count, size, seed),
         image_hashes=tuple(map(str, facts["hashes"])),
-        channels=3,
+        channels=phantom.channels,
         source=f"{phantom.source} (seed {seed})",
         licence=phantom.licence,
         synthetic=True,
         notes=tuple(map(str, facts["notes"])),
+        spatial_dims=phantom.spatial_dims,
+        values=OF_A_VOLUME if phantom.spatial_dims == 3 else "",
     )
 
 
@@ -95,8 +113,11 @@ def _render(name: str, count: int, size: int, seed: int, cache: Path) -> dict[st
     draft = (
         cache / f"drawing-{key_of(name, count, size, seed, _recipe())}.npy"
     )  # its final name follows from the hashes
-    write_pixels(draft, (count, 3, size, size), np.dtype(np.uint8), draw())
-    os.replace(draft, pixel_file(cache, hashes, size, 3, "crop", 255))
+    phantom = PHANTOMS[name]
+    shape = (count, phantom.channels, *(size,) * phantom.spatial_dims)
+    write_pixels(draft, shape, np.dtype(np.uint8), draw())
+    fit = "crop" + (OF_A_VOLUME if phantom.spatial_dims == 3 else "")
+    os.replace(draft, pixel_file(cache, hashes, size, phantom.channels, fit, 255))
     return {
         "targets": np.array(targets, np.int64),
         "sample_ids": np.array(sample_ids),

@@ -55,7 +55,10 @@ class Part:
         return tuple(self.dataset.patient_ids[i] for i in self.indices)
 
     def tensors(self, positions: np.ndarray) -> Tensor:
-        """Images `(n, C, H, W)`, float32 in [0, 1], not normalised; `positions` count within this part, any order."""
+        """Images `(n, C, H, W)`, float32 in [0, 1], not normalised; `positions` count within this part, any order.
+
+        Volumes are `(n, C, D, H, W)`.
+        """
         import torch
 
         pixels = self.dataset.pixels()[self.indices[positions]]
@@ -78,8 +81,9 @@ class Part:
         """Images `(n, C, H, W)` in [0, 1] less the data set's mean, over its standard deviation."""
         import torch
 
-        mean = torch.tensor(self.dataset.mean, dtype=images.dtype, device=images.device).view(1, -1, 1, 1)
-        std = torch.tensor(self.dataset.std, dtype=images.dtype, device=images.device).view(1, -1, 1, 1)
+        axes = (1, -1, *(1,) * (images.ndim - 2))
+        mean = torch.tensor(self.dataset.mean, dtype=images.dtype, device=images.device).view(axes)
+        std = torch.tensor(self.dataset.std, dtype=images.dtype, device=images.device).view(axes)
         return (images - mean) / std
 
     def views(

@@ -9,16 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from transfuse.data.files import (
-    ImageFiles,
-    channels_and_white,
-    file_notes,
-    image_files_below,
-    median_side,
-    usable_files,
-)
+from transfuse.data.files import image_files_below
 from transfuse.data.label_groups import named_columns
 from transfuse.data.masks import read_masks
+from transfuse.data.opened import Wanted, open_files
 from transfuse.data.records import PART_NAMES, Exclusion, Records, listed, order_classes, positive_note, refuse_repeated
 from transfuse.errors import DataError, SpecError, nearest
 
@@ -54,9 +48,7 @@ def read_table(
     part_column: str | None,
     mask_column: str | None = None,
     mask_classes: Sequence[str] = (),
-    bad_images: str,
-    fit: str,
-    cache: Path,
+    wanted: Wanted,
     uncertain_labels: str = "refuse",
     blank_labels: str = "ignore",
 ) -> Records:
@@ -65,7 +57,8 @@ def read_table(
     One label column gives classes (two values: binary), several give a multilabel task of 0, 1 and empty (unlabelled).
     A group of `LABEL_GROUPS` stands for its columns. Of labels of 0 and 1, `uncertain_labels` says what -1 is and
     `blank_labels` what an empty cell is.
-    Images are found relative to the table, by path, or by a name that is unique below the table's folder.
+    Images are found relative to the table, by path, or by a name that is unique below the table's folder; NIfTI files
+    are volumes.
 
     A mask column instead of labels makes a segmentation: it names a mask file for each image, found as images are
     (`data/masks.py` says what a mask is). Without `mask_classes`, names in the order of the masks' values, the classes
@@ -101,19 +94,25 @@ def read_table(
     refuse_repeated(ids, where)
     frame, decided = decide_labels(frame, label_columns, uncertain_labels, blank_labels)
     every = list(range(len(ids)))
-    keep, unlabelled = (every, ()) if mask_column else _labelled(frame, where, label_columns, ids, bad_images)
+    keep, unlabelled = (every, ()) if mask_column else _labelled(frame, where, label_columns, ids, wanted.bad_images)
     frame, ids = frame.iloc[keep].reset_index(drop=True), [ids[i] for i in keep]
     paths = find_images(path.parent, ids)
-    good, files, unreadable = usable_files(paths, ids, bad_images, cache)
-    exclusions = (*unlabelled, *unreadable)
+    opened = open_files(paths, ids, wanted)
+    good, exclusions = opened.good, (*unlabelled, *opened.exclusions)
     masks = None
     if mask_column:
+        if not opened.files:
+            raise DataError(
+                f"{where}: masks of volumes cannot be read yet. Cure: labels of volumes, or masks of slices."
+            )
         masks = read_masks(
             _mask_paths(path.parent, frame[mask_column].iloc[good]), [ids[i] for i in good], [paths[i] for i in good],
-            files, f"{where}, column {mask_column!r}", classes=mask_classes, bad_images=bad_images, cache=cache,
+            opened.files, f"{where}, column {mask_column!r}", classes=mask_classes, bad_images=wanted.bad_images,
+            cache=wanted.cache,
         )  # fmt: skip
-        good, files = [good[i] for i in masks.good], [files[i] for i in masks.good]
+        good = [good[i] for i in masks.good]
         exclusions = (*exclusions, *masks.exclusions)
+        opened = open_files([paths[i] for i in good], [ids[i] for i in good], wanted)  # as remembered, of fewer
     frame = frame.iloc[good]
     if masks is not None:
         task, classes, targets = "segmentation", masks.classes, masks.present
@@ -121,7 +120,7 @@ def read_table(
         task, classes, targets = _targets(frame, where, label_columns)
     notes = [
         *(positive_note(classes, f"column {label_columns[0]!r}") if task == "binary" else ()),
-        *file_notes(files, exclusions, fit, [ids[i] for i in good]),
+        *opened.notes(exclusions),
         *decided,
     ]
     if guessed:
@@ -130,18 +129,13 @@ def read_table(
         notes.append(
             f"{int(np.isnan(targets).sum())} of {targets.size} labels are empty; they count in no loss and no metric."
         )
-    channels, white = channels_and_white(files)
     return Records(
         name=path.resolve().parent.name if path.stem.lower() in _GENERIC else path.stem,
         task=task,
         classes=classes,
         targets=targets,
         sample_ids=tuple(ids[i] for i in good),
-        images=ImageFiles(tuple(str(paths[i]) for i in good), tuple(file.sha256 for file in files)),
-        image_hashes=tuple(file.sha256 for file in files),
-        channels=channels,
-        white=white,
-        side=median_side(files, fit),
+        **opened.fields,
         patient_ids=_patients(frame, where, patient_column) if patient_column else None,
         patients_by="patient_column: with the table's column that names the patient",
         parts=_parts(frame, where, part_column) if part_column else None,
@@ -376,7 +370,7 @@ def find_images(folder: Path, names: Sequence[str]) -> list[Path]:
     below: dict[str, list[Path]] = {}
     for file in image_files_below(folder) if None in direct else ():
         below.setdefault(file.name, []).append(file)
-        below.setdefault(file.stem, []).append(file)
+        below.setdefault(file.name.removesuffix(".gz").rpartition(".")[0], []).append(file)
     found = []
     for name, path in zip(names, direct, strict=True):
         fitting = [path] if path else below.get(name, [])

@@ -61,8 +61,8 @@ def create_model(
               (V, MOD-9);
             - `resnet20`, 32, 44, 56, 110: the narrow ResNets of He et al. (2015) for CIFAR-10;
             - `unet_resnet34` (and 18, 50): U-Nets, which map to (N, classes, H, W) (MOD-15; extra `segmentation`);
-            - with spatial_dims=3, for volumes (N, channels, D, H, W): `resnet18`, `resnet34`, `resnet50`,
-              `densenet121` and `resnext101` (MOD-15; extra `3d`);
+            - with spatial_dims=3, for volumes (N, channels, D, H, W): `resnet10`, `resnet18`, `resnet34`,
+              `resnet50`, `densenet121` and `resnext101` (MOD-15; extra `3d`);
             - `package.module:function`: a function of your own that takes `classes` and `channels` (`spatial_dims` and
               `image_size` only if it has such arguments) and returns the network.
 
@@ -70,7 +70,7 @@ def create_model(
         channels: input channels.
         spatial_dims: 2 for images, 3 for volumes.
         image_size: side of the images in pixels; needed where the network is built for one size (transformers), and
-            checked for the CBR family; others complain in their first forward pass where it is too small.
+            checked for the CBR family and for volumes; others complain in their first forward pass if it is too small.
         padding: "same", "valid" or "same_pool" for the CBR family (see `cbr`), "same" or "symmetric" for MobileNet and
             EfficientNet of timm (weights converted from TensorFlow want "same"); None is the family's own default.
         device: "cpu", or "meta" for a network without memory or values.
@@ -170,7 +170,7 @@ def _builder(
             name, classes=classes, channels=channels, spatial_dims=spatial_dims, image_size=image_size
         )
     if spatial_dims == 3:
-        return network_3d(name, classes=classes, channels=channels)
+        return network_3d(name, classes=classes, channels=channels, image_size=image_size)
     if name in UNETS:
         return unet(name, classes=classes, channels=channels)
     if name.startswith("resnet50_tfslim"):
@@ -200,8 +200,8 @@ def _timm(name: str, classes: int, channels: int, image_size: int | None, paddin
     if not is_model(architecture):
         if name in NETWORKS_3D:
             raise SpecError(
-                f"{name!r} is a network for volumes, and those of a study are for images: in Python give "
-                "create_model(..., spatial_dims=3), on the command line --spatial-dims 3."
+                f"{name!r} is a network for volumes, and these are images: in Python give "
+                "create_model(..., spatial_dims=3), on the command line --spatial-dims 3; in a study, data of volumes."
             )
         raise SpecError(
             f"Unknown network {name!r}: {_like(name)}, one of timm's (`transfuse show models` lists those of the "

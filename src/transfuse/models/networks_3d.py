@@ -12,6 +12,7 @@ from transfuse.errors import ExtraNotInstalled, SpecError, nearest
 from transfuse.models.torchvision_operators import declare_operators
 
 RESNETS: dict[str, tuple[str, tuple[int, ...]]] = {
+    "resnet10": ("basic", (1, 1, 1, 1)),
     "resnet18": ("basic", (2, 2, 2, 2)),
     "resnet34": ("basic", (3, 4, 6, 3)),
     "resnet50": ("bottleneck", (3, 4, 6, 3)),
@@ -19,25 +20,33 @@ RESNETS: dict[str, tuple[str, tuple[int, ...]]] = {
 }
 NETWORKS_3D = (*RESNETS, "densenet121")
 CARDINALITY = 32
+TOTAL_STRIDE = 32
+SMALLEST = dict.fromkeys(RESNETS, 17) | {"densenet121": 29}
+"""The side, in voxels, from which on no stride steps over a single voxel (nor, in DenseNet, leaves none)."""
 
 
-def network_3d(name: str, *, classes: int, channels: int = 3) -> Callable[[], nn.Module]:
+def network_3d(name: str, *, classes: int, channels: int = 3, image_size: int | None = None) -> Callable[[], nn.Module]:
     """What builds a network for volumes: it maps (N, channels, D, H, W) to logits (N, classes).
 
-    - resnet18, resnet34, resnet50: MONAI's ResNet with a first convolution 7 x 7 x 7 of stride 2 and projections of
-      convolution and batch norm without bias, which is the layout of MedicalNet's weights for resnet50 (Chen et al.
-      2019). MONAI's own default keeps stride 1 there (eight times the memory), and its parameter-free shortcut "A"
-      passes no gradient, so neither is used.
+    - resnet10, resnet18, resnet34, resnet50: MONAI's ResNet with a first convolution 7 x 7 x 7 of stride 2 and
+      projections of convolution and batch norm without bias, which is the layout of MedicalNet's weights for resnet10
+      and resnet50 (Chen et al. 2019). MONAI's own default keeps stride 1 there (eight times the memory), and its
+      parameter-free shortcut "A" passes no gradient, so neither is used.
     - densenet121: MONAI's.
     - resnext101: ResNeXt3D-101 of Hara et al. (2018), which P cuts at its 34 candidates (METHODS MOD-15): 3 + 4 + 23 +
       3 bottlenecks with 32 groups, the first convolution of stride 2 in the plane only. Names are Hara's.
 
-    Raises SpecError for an unknown name, and where MONAI is not installed.
+    Raises SpecError for an unknown name, volumes that are too small, and where MONAI is not installed.
     """
     if name not in NETWORKS_3D:
         raise SpecError(
-            f"There is no {name!r} for spatial_dims=3: {nearest(name, NETWORKS_3D)}, or a network of your own as "
-            "'package.module:function'."
+            f"There is no {name!r} for spatial_dims=3, for volumes: {nearest(name, NETWORKS_3D)}, or a network of your "
+            "own as 'package.module:function'."
+        )
+    if image_size is not None and image_size < SMALLEST[name]:
+        raise SpecError(
+            f"Volumes of {image_size} voxels a side are too small for {name!r}, whose total stride is {TOTAL_STRIDE}: "
+            f"its last stride would find a single voxel. It takes {SMALLEST[name]} or more (data.size)."
         )
     declare_operators()
     try:

@@ -49,7 +49,7 @@ PUBLISHED_NETWORKS = (
     Networks(("vit_small_patch16_224", "vit_base_patch16_224"), _ALL, "ViT-S, ViT-B"),
     Networks(("vit_small_patch14_dinov2", "vit_small_patch14_reg4_dinov2"), _ALL, "DINOv2, with register tokens too"),
     Networks(("vit_small_patch16_dinov3",), _ALL, "DINOv3"),
-    Networks(("resnet18", "resnet50"), _ALL, "3D ResNet (MONAI)", 3),
+    Networks(("resnet10", "resnet18", "resnet50"), _ALL, "3D ResNet (MONAI)", 3),
     Networks(("densenet121",), _THREE, "3D DenseNet (MONAI)", 3),
     Networks(("resnext101",), _ALL, "ResNeXt3D-101 (P)", 3),
     Networks(("unet_resnet34",), _THREE, "U-Net with a ResNet-34 encoder (P)"),

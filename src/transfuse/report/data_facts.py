@@ -30,6 +30,7 @@ DEFAULTS: dict[str, Any] = {
     "permute_labels": False,
     "normalise": "imagenet",
     "fit": "crop",
+    "window": None,
     "split_seed": 0,
     "fractions": (0.64, 0.16, 0.2),
     "official_split": True,
@@ -115,10 +116,11 @@ def _identity(rest: dict[str, Any]) -> list[tuple[str, str]]:
 def _images(rest: dict[str, Any]) -> list[tuple[str, str]]:
     asked = rest.pop("size", None)
     side, channels = rest.pop("image_size", None) or asked, rest.pop("channels", None)
-    parts = [f"{side} × {side} pixels"] if side else []
+    dims = rest.pop("spatial_dims", 2)
+    parts = [phrases.sides({"image_size": side, "spatial_dims": dims}, " × ")] if side else []
     if channels:
         parts.append({1: "grey", 3: "colour"}.get(channels, phrases.counted(channels, "channel")))
-    found = [("images", ", ".join(parts))] if parts else []
+    found = [("volumes" if dims == 3 else "images", ", ".join(parts))] if parts else []
     normalise = rest.pop("normalise", None)
     if isinstance(normalise, str):
         found.append(("pixel values", NORMALISATIONS.get(normalise, normalise)))
@@ -127,6 +129,9 @@ def _images(rest: dict[str, Any]) -> list[tuple[str, str]]:
         found.append(("pixel values", f"mean {_numbers(mean)}, spread {_numbers(spread)} taken out"))
     if fit := _changed(rest, "fit"):
         found.append(("oblong images", FITS.get(str(fit), str(fit))))
+    if window := _changed(rest, "window"):
+        low, high = (phrases.trimmed(float(value)) for value in window)
+        found.append(("window of values", f"{low} to {high}"))
     return found
 
 

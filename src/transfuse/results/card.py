@@ -173,7 +173,7 @@ def _drawn_from(spec: Mapping[str, Any]) -> str:
 
 
 def _what(record: RunRecord, spec: Mapping[str, Any], environment: Mapping[str, Any], data: Mapping[str, Any]) -> str:
-    classes, pixels = phrases.counted(len(data["classes"]), "class", "classes"), data["image_size"]
+    classes, things = phrases.counted(len(data["classes"]), "class", "classes"), _things(data)
     plain = {field.name: getattr(InitSpec(), field.name) for field in dataclasses.fields(InitSpec)}
     chosen = {
         key: value
@@ -182,10 +182,14 @@ def _what(record: RunRecord, spec: Mapping[str, Any], environment: Mapping[str, 
     }
     start = f"the weights {source}" if (source := _drawn_from(spec)) else "random weights"
     return (
-        f"`{spec['names']['network']}` for images of {pixels} x {pixels} pixels and {classes} ({data['task']}), "
+        f"`{spec['names']['network']}` for {things} of {phrases.sides(data)} and {classes} ({data['task']}), "
         f"trained from {start}{f' with {_settings(chosen)}' if chosen else ''} by transfuse "
         f"{environment['versions']['transfuse']}."
     )
+
+
+def _things(data: Mapping[str, Any]) -> str:
+    return "volumes" if data.get("spatial_dims", 2) == 3 else "images"
 
 
 def _warnings(record: RunRecord, spec: Mapping[str, Any], data: Mapping[str, Any]) -> list[str]:
@@ -237,7 +241,7 @@ def _data_rows(data: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _preprocessing_rows(settings: Mapping[str, Any], data: Mapping[str, Any]) -> list[tuple[str, str]]:
     mean, std = normalisation(settings, data["channels"])
     return [
-        ("size", f"{data['image_size']} x {data['image_size']} pixels; oblong images: {FITS[settings['fit']]}"),
+        ("size", f"{phrases.sides(data)}; oblong {_things(data)}: {FITS[settings['fit']]}"),
         ("channels", "RGB" if data["channels"] == 3 else str(data["channels"])),
         ("values", "scaled to 0 to 1, then less the mean, over the standard deviation"),
         ("mean", ", ".join(map(phrases.trimmed, mean))),

@@ -59,8 +59,9 @@ def loading(network: str, identity: Mapping[str, Any], data: Mapping[str, Any], 
     padding, init = identity["model"].get("padding"), identity["init"]
     classes, channels, size = len(data["classes"]), data["channels"], data["image_size"]
     output = "map" if data["task"] == "segmentation" else "output"
+    solid = ", spatial_dims=3" if data.get("spatial_dims", 2) == 3 else ""
     lines = ["## How to load it", ""]
-    created = f'model = tfu.create_model("{network}", classes={classes}, channels={channels}, image_size={size}'
+    created = f'model = tfu.create_model("{network}", classes={classes}, channels={channels}, image_size={size}{solid}'
     created += f', padding="{padding}")' if padding else ")"
     if init.get("truncate") is not None or init.get("slim") is not None:
         return [*lines, *_cut_alike(created, init, file, classes, size)]
@@ -90,6 +91,8 @@ def loading(network: str, identity: Mapping[str, Any], data: Mapping[str, Any], 
         return [*lines, f"The network itself is the function `{network}`, which is not part of transfuse.", ""]
     if network in UNETS:
         return [*lines, *_of_smp(network, file, classes, channels)]
+    if solid:
+        return [*lines, "The network itself is built of MONAI's parts.", ""]
     return [
         *lines,
         "Where timm has a network of this name, it is the same one:",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from transfuse.metrics import EVERY_METRIC
 
@@ -86,6 +86,16 @@ def signed(value: float | None, digits: int = 3) -> str:
     if value is None or not math.isfinite(value) or text.startswith(MINUS) or float(text) == 0:
         return text
     return f"+{text}"
+
+
+def sides(data: Mapping[str, Any], sign: str = " x ") -> str:
+    """How large the images are, by the facts of a run about its data.
+
+    >>> sides({"image_size": 64}), sides({"image_size": 28, "spatial_dims": 3})
+    ('64 x 64 pixels', '28 x 28 x 28 voxels')
+    """
+    dims = data.get("spatial_dims", 2)
+    return f"{sign.join([str(data['image_size'])] * dims)} {'voxels' if dims == 3 else 'pixels'}"
 
 
 def trimmed(value: float) -> str:

@@ -19,7 +19,7 @@ class DataSpec:
         name: a catalogue name (`fundus-phantom`, `pneumoniamnist`, ...) or the path of an `.npz`, a folder of class
             folders or a table (`.csv`, `.tsv`, `.parquet`).
         root: folder that relative names start from; else the environment variable `TRANSFUSE_DATA`.
-        size: side of the square images in pixels.
+        size: side of the square images in pixels, or of the cubes in voxels.
         channels: 1 or 3; None keeps what the files have.
         count: number of phantoms to draw; None is the phantom's default. Only for phantoms.
         seed: which phantoms are drawn, and which labels are permuted.
@@ -37,6 +37,7 @@ class DataSpec:
         permute_labels: negative control: labels are permuted over patients, and said so everywhere.
         normalise: `imagenet`, `half` ((x - 0.5) / 0.5) or `[[mean, ...], [std, ...]]` of images in [0, 1].
         fit: how an oblong image becomes square: `crop` the centre, `pad` with black, or `squash`.
+        window: the values of NIfTI files that become 0 and 1; None is the 0.5 % and 99.5 % percentiles of each.
         split_seed, fractions: the split by patient into train, val and test, the same for every seed of the study.
         official_split: keep the parts that the source ships, where it ships any.
         train_fraction: share of the training patients, in nested sub-samples.
@@ -64,6 +65,7 @@ class DataSpec:
     permute_labels: bool = False
     normalise: Literal["imagenet", "half"] | tuple[tuple[float, ...], tuple[float, ...]] = "imagenet"
     fit: Literal["crop", "pad", "squash"] = "crop"
+    window: tuple[float, float] | None = None
     split_seed: int = 0
     fractions: tuple[float, float, float] = (0.64, 0.16, 0.2)
     official_split: bool = True
@@ -83,6 +85,8 @@ class DataSpec:
             problems.append(
                 f"fractions are {list(self.fractions)}; expected three positive shares (train, val, test) that sum to 1"
             )
+        if self.window is not None and not self.window[0] < self.window[1]:
+            problems.append(f"window is {list(self.window)}; expected two values, the lower first, e.g. [-100, 900]")
         if not 0 < self.train_fraction <= 1:
             problems.append(f"train_fraction is {self.train_fraction}; expected a share in (0, 1]")
         refuse(problems)

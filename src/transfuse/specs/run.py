@@ -24,6 +24,7 @@ _THROUGH_FINGERPRINT = (
 
 # Settings that came after the first version. At their default they change nothing: the runs of before stay known.
 _LATER = {
+    "data": ("window",),
     "init": (
         *("embeddings", "gabor_scale", "tune", "truncate", "pool", "slim", "lora"),
         *("learning_rate", "head_learning_rate", "layer_decay", "l2_sp"),
@@ -73,6 +74,7 @@ class RunSpec:
         train = _plain(self.train)
         del train["monitor"], train["snapshots"]  # snapshots change no number
         for name, spec, plain in (
+            ("data", DataSpec, data),
             ("init", InitSpec, init),
             ("optimizer", OptimizerSpec, train["optimizer"]),
             ("train", TrainSpec, train),

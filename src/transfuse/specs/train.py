@@ -9,7 +9,9 @@ from transfuse.errors import SpecError
 from transfuse.specs.metric import Metric
 from transfuse.specs.refuse import STRICT, refuse
 
-Augmentation = Literal["none", "fundus", "cxr", "chestxray14", "imagenet", "cifar", "matsoukas", "peng", "peng-code"]
+Augmentation = Literal[
+    "none", "fundus", "cxr", "chestxray14", "imagenet", "cifar", "matsoukas", "peng", "peng-code", "volume"
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +108,7 @@ class TrainSpec:
             `dice_ce` (Dice with cross-entropy, for masks), or `auto`: sigmoid for multi-label data, dice_ce for masks,
             else softmax.
         class_weights: `none`, or `balanced` by the training part's class counts.
-        augment: the name of a set of augmentations.
+        augment: the name of a set of augmentations; of volumes `volume`.
         augmentation_bank: so many augmented views of each image are drawn once and for all, and a training takes one of
             them at random each epoch; None draws a new one at each step. Frozen blocks see each view once.
         monitor: what the best checkpoint is chosen by; None is the study's metric.

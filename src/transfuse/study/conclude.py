@@ -342,22 +342,24 @@ def write_samples(store: Store, name: str, dataset: Dataset, *, per_class: int =
         members = np.flatnonzero(target == number if target.ndim == 1 else target[:, number] == 1)[:per_class]
         for place, member in enumerate(members):
             pixel = np.asarray(images[member])
-            values = pixel if pixel.dtype == np.uint8 else (pixel >> 8).astype(np.uint8)
+            values = pixel if dataset.white == 255 else (pixel * (255 / dataset.white)).astype(np.uint8)
             if masks is not None and number > 0:
                 values = outlined(values, masks[member] == number)
-            picture = Image.fromarray(values[0] if values.shape[0] == 1 else np.moveaxis(values, 0, -1))
-            if picture.width > 1.5 * pixels:
-                picture.thumbnail((pixels, pixels), Image.Resampling.LANCZOS)
-            factor = max(1, round(pixels / picture.width))
-            buffer = io.BytesIO()
-            picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST).save(
-                buffer, "PNG"
-            )
-            file = f"{number}_{place}.png"
-            with replacing(folder / file) as path:
-                path.write_bytes(buffer.getvalue())
-            caption = str(label) if masks is None else f"{label}, outlined" if number else "images"
-            index.append({"file": file, "caption": caption})
+            for view, flat in enumerate(_views(values)):
+                picture = Image.fromarray(flat[0] if flat.shape[0] == 1 else np.moveaxis(flat, 0, -1))
+                if picture.width > 1.5 * pixels:
+                    picture.thumbnail((pixels, pixels), Image.Resampling.LANCZOS)
+                factor = max(1, round(pixels / picture.width))
+                buffer = io.BytesIO()
+                picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST).save(
+                    buffer, "PNG"
+                )
+                file = f"{number}_{place}_{view}.png" if view else f"{number}_{place}.png"
+                with replacing(folder / file) as path:
+                    path.write_bytes(buffer.getvalue())
+                solid = " (of each volume the middle slice, and the brightest values along its depth)"
+                caption = str(label) if masks is None else f"{label}, outlined" if number else "images"
+                index.append({"file": file, "caption": f"{caption}{solid if values.ndim == 4 else ''}"})
     with replacing(folder / "index.json") as path:
         path.write_text(json.dumps(index), encoding="utf-8")
 
@@ -377,6 +379,11 @@ def outlined(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     shown = np.repeat(image, 3, axis=0) if len(image) == 1 else image.copy()
     shown[:, edge] = np.array(OUTLINE, np.uint8)[:, None]
     return shown
+
+
+def _views(values: np.ndarray) -> list[np.ndarray]:
+    """An image (C, H, W) as it is; of a volume (C, D, H, W) the middle slice and the projection of its maxima."""
+    return [values] if values.ndim == 3 else [values[:, values.shape[1] // 2], values.max(axis=1)]
 
 
 def _read_samples(store: Store, name: str) -> list[tuple[str, bytes]]:

@@ -85,7 +85,7 @@ def _measured(
     rows, reasons = [], {}
     for row in asked:
         data = json.loads(row["data"])
-        images = Images(len(data["classes"]), data["channels"], data["image_size"])
+        images = Images(len(data["classes"]), data["channels"], data["image_size"], data.get("spatial_dims", 2))
         try:
             network = skeleton(study.models[row["model"]], study.arms[row["arm"]], images)
             shape = shape_of(network)

@@ -157,6 +157,7 @@ def facts(
         "classes": list(info.classes),
         "image_size": dataset.size,
         "channels": info.channels,
+        **({"spatial_dims": info.spatial_dims} if info.spatial_dims == 3 else {}),
         "source": info.source,
         "licence": info.licence,
         "synthetic": info.synthetic,

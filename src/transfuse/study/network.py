@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 
 class Images(NamedTuple):
-    """What a network must fit: the number of classes and channels, and the side of the images in pixels."""
+    """What a network must fit: the number of classes and channels, the side of the images in pixels, their axes."""
 
     classes: int
     channels: int
     size: int
+    spatial_dims: int = 2
 
 
 class Network(NamedTuple):
@@ -53,7 +54,8 @@ def untrained(spec: ModelSpec, images: Images) -> nn.Module:
     """A network as its own library starts it, for images of a kind."""
     from transfuse.models import create_model
 
-    return create_model(spec.name, images.classes, images.channels, image_size=images.size, padding=spec.padding)
+    classes, channels, size, spatial_dims = images
+    return create_model(spec.name, classes, channels, spatial_dims, image_size=size, padding=spec.padding)
 
 
 def kind_of(spec: RunSpec, images: Images) -> Hashable:

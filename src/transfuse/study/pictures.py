@@ -1,8 +1,11 @@
-"""The analyses of a study that end in pictures: filters, weights, activation maps, optimised inputs, Grad-CAM."""
+"""The analyses of a study that end in pictures: filters, weights, activation maps, optimised inputs, Grad-CAM.
+
+Of volumes the middle slice is shown.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -12,6 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from transfuse.models import Blocks
+
+Pixels = TypeVar("Pixels", "np.ndarray", "Tensor")
 
 IMAGES = 6
 SHOWN_FILTERS = 64
@@ -74,10 +79,11 @@ def maps(looked: Looked) -> Found:
             drawn[f"{name}, {_when(side.state)}"] = activation_maps(
                 model, images, name, channels=count, blocks=blocks
             ).values
+    drawn = {caption: middle_slice(values) for caption, values in drawn.items()}
     for number, seen in enumerate(_as_seen(looked, images)):
-        found.show(f"image {number + 1}", seen)
+        found.show(f"{_shown(looked)} {number + 1}", seen)
         for caption, values in drawn.items():
-            found.show(f"image {number + 1}, {caption}", tile(values[number], scaling="each"))
+            found.show(f"{_shown(looked)} {number + 1}, {caption}", tile(values[number], scaling="each"))
     return found
 
 
@@ -95,14 +101,14 @@ def maximise(looked: Looked) -> Found:
             model,
             block.name,
             range(spec.channels or 8),
-            size=dataset.size,
+            size=dataset.shape[1:],
             in_channels=dataset.info.channels,
             mean=dataset.mean,
             std=dataset.std,
             blocks=blocks,
             **spec.given("steps", "jitter", "frequency_prior"),
         )
-        found.show(block.name, tile(made.images, scaling="unit"))
+        found.show(block.name, tile(middle_slice(made.images), scaling="unit"))
         found.add("activation_before", float(made.before.mean()), block=block.name, position=place)
         found.add("activation_after", float(made.after.mean()), block=block.name, position=place)
     return found
@@ -120,8 +126,8 @@ def gradcam(looked: Looked) -> Found:
     names = spec.blocks or (gradcam_block(model, images, blocks=blocks),)
     for place, name in enumerate(names):
         heat = grad_cam(model, images, name, blocks=blocks)
-        for number, (seen, one) in enumerate(zip(_as_seen(looked, images), heat.numpy(), strict=True)):
-            found.show(f"image {number + 1}, {name}", _overlaid(seen, one))
+        for number, (seen, one) in enumerate(zip(_as_seen(looked, images), middle_slice(heat.numpy(), 3), strict=True)):
+            found.show(f"{_shown(looked)} {number + 1}, {name}", _overlaid(seen, one))
         _mass(looked, found, model, name, place, blocks)
     return found
 
@@ -152,14 +158,32 @@ def _images(looked: Looked, most: int = IMAGES) -> Tensor:
     return next(batches_of(part_of(looked), count, count))[0]
 
 
+def _shown(looked: Looked) -> str:
+    return "middle slice of volume" if part_of(looked).dataset.info.spatial_dims == 3 else "image"
+
+
 def _as_seen(looked: Looked, images: Tensor) -> np.ndarray:
-    """Normalised images as a person sees them: uint8 (N, H, W) or (N, H, W, 3)."""
+    """Normalised images as a person sees them: uint8 (N, H, W) or (N, H, W, 3); of volumes the middle slice."""
     import torch
 
     dataset = part_of(looked).dataset
+    images = middle_slice(images)
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (dataset.mean, dataset.std))
     pixels = ((images * std + mean).clamp(0, 1) * 255).round().to(torch.uint8).movedim(1, -1).numpy()
     return pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+
+
+def middle_slice(maps: Pixels, axes: int = 4) -> Pixels:
+    """Maps (N, C, H, W), or those of volumes (N, C, D, H, W) in the middle of their depth.
+
+    Args:
+        maps: an array or a tensor.
+        axes: how many it has where it is of images.
+
+    >>> middle_slice(np.arange(24).reshape(1, 1, 3, 2, 4)).tolist()
+    [[[[8, 9, 10, 11], [12, 13, 14, 15]]]]
+    """
+    return maps if maps.ndim == axes else maps[..., maps.shape[-3] // 2, :, :]
 
 
 def _overlaid(image: np.ndarray, heat: np.ndarray) -> np.ndarray:

@@ -221,7 +221,8 @@ def check(study: StudySpec, where: str = "", device: str = "auto") -> Checked:
         info = split.test.dataset.info
         parts = f"{len(split.train)} train, {len(split.val)} val, {len(split.test)} test"
         count, size = len(split.test.dataset), split.test.dataset.size
-        lines.append(f"{path}: {info.name}, {count} images at {size} px, {parts}; {info.task}")
+        what = f"volumes at {size} x {size} x {size} voxels" if info.spatial_dims == 3 else f"images at {size} px"
+        lines.append(f"{path}: {info.name}, {count} {what}, {parts}; {info.task}")
     if study.data in splits:
         problems += metric_problems("metric", study.metric, splits[study.data].test)
         if study.train.monitor is not None or not problems:

@@ -64,6 +64,7 @@ def metric_problems(path: str, metric: str, part: Part) -> list[str]:
 def training_problems(path: str, train: TrainSpec, part: Part) -> list[str]:
     """A loss that does not fit the labels, or a class that cannot be balanced."""
     from transfuse.data import class_weights
+    from transfuse.data.augment import check_augmentation
     from transfuse.training.losses import loss_name
 
     info, problems = part.dataset.info, []
@@ -75,6 +76,12 @@ def training_problems(path: str, train: TrainSpec, part: Part) -> list[str]:
         problems.append(f"{path}.augmentation_bank: keeps views of images and none of masks; leave it out")
     if info.task == "segmentation" and train.test_crops == "ten":
         problems.append(f"{path}.test_crops: ten crops average outputs of images, and the data are masks; leave it out")
+    try:
+        check_augmentation(train.augment, info.spatial_dims)
+    except TransfuseError as error:
+        problems.append(f"{path}.augment: {error}")
+    if train.test_crops == "ten" and info.spatial_dims == 3:
+        problems.append(f"{path}.test_crops: ten crops are of images, and {info.name} holds volumes; use center")
     if train.class_weights == "balanced":
         try:
             class_weights(labels_of(part), info.task, info.classes)
@@ -85,10 +92,12 @@ def training_problems(path: str, train: TrainSpec, part: Part) -> list[str]:
 
 def name_problems(models: Mapping[str, ModelSpec]) -> list[str]:
     """Networks whose names mean nothing, where it is not known which images they are for."""
-    from transfuse.models import create_model
+    from transfuse.models import create_model, list_models
 
     problems = []
     for label, model in models.items():
+        if model.name in list_models(spatial_dims=3):
+            continue
         try:
             create_model(model.name, 2, padding=model.padding, device="meta")
         except TransfuseError as error:

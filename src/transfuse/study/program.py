@@ -18,7 +18,7 @@ PROGRAM = "network.pt2"
 HOW = """
 ## How to run it without transfuse
 
-`network.pt2` is the whole network as a program of torch alone. It takes images `(N, {channels}, {size}, {size})` as
+`network.pt2` is the whole network as a program of torch alone. It takes images `(N, {shape})` as
 float32 in [0, 1], prepared as said above but for the normalisation, which it does itself, and gives probabilities
 `(N, {classes})`:
 
@@ -26,7 +26,7 @@ float32 in [0, 1], prepared as said above but for the normalisation, which it do
 import torch
 
 network = torch.export.load("network.pt2").module()
-probabilities = network(torch.rand(2, {channels}, {size}, {size}))
+probabilities = network(torch.rand(2, {shape}))
 ```
 """
 
@@ -64,9 +64,9 @@ def write_program(store: Store, run_id: str, folder: Path) -> Path:
         temporary.write_bytes(content.getvalue())
     card = folder / "README.md"
     if card.exists():
-        _, channels, size, _ = example.shape
+        shape = ", ".join(map(str, example.shape[1:]))
         with replacing(card) as temporary:
-            said = HOW.format(channels=channels, size=size, classes=before.shape[1])
+            said = HOW.format(shape=shape, classes=before.shape[1])
             temporary.write_text(card.read_text(encoding="utf-8").rstrip() + "\n" + said, encoding="utf-8")
     return path
 
@@ -86,7 +86,7 @@ def _with_normalisation(store: Store, run_id: str) -> tuple[Any, Tensor]:
         raise StoreError(f"the run {run_id} has not finished, so it has no network to write")
     content = json.loads((store.run_folder(run_id) / "spec.json").read_text(encoding="utf-8"))
     identity, names, data = content["identity"], content["names"], json.loads(record.facts["data"])
-    images = Images(len(data["classes"]), data["channels"], data["image_size"])
+    images = Images(len(data["classes"]), data["channels"], data["image_size"], data.get("spatial_dims", 2))
     init = {key: identity["init"][key] for key in ("level", "truncate", "pool", "slim") if key in identity["init"]}
     spec = ModelSpec(name=names["network"], padding=identity["model"].get("padding"))
     model = skeleton(spec, InitSpec(**init), images)
@@ -102,11 +102,11 @@ def _with_normalisation(store: Store, run_id: str) -> tuple[Any, Tensor]:
         def __init__(self) -> None:
             super().__init__()
             self.network = model
-            self.register_buffer("mean", torch.tensor(mean).reshape(1, -1, 1, 1))
-            self.register_buffer("std", torch.tensor(std).reshape(1, -1, 1, 1))
+            self.register_buffer("mean", torch.tensor(mean).reshape(1, -1, *(1,) * images.spatial_dims))
+            self.register_buffer("std", torch.tensor(std).reshape(1, -1, *(1,) * images.spatial_dims))
 
         def forward(self, images: Tensor) -> Tensor:
             return probabilities_of(self.network((images - self.mean) / self.std), loss)
 
     generator = torch.Generator().manual_seed(0)
-    return Network().eval(), torch.rand(2, images.channels, images.size, images.size, generator=generator)
+    return Network().eval(), torch.rand(2, images.channels, *(images.size,) * images.spatial_dims, generator=generator)

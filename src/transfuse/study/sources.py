@@ -54,7 +54,7 @@ def split_data(spec: DataSpec, dataset: Dataset) -> Split:
 def images_of(split: Split) -> Images:
     """What a network must fit."""
     dataset = split.train.dataset
-    return Images(len(dataset.info.classes), dataset.info.channels, dataset.size)
+    return Images(len(dataset.info.classes), dataset.info.channels, dataset.size, dataset.info.spatial_dims)
 
 
 def block_names(data: DataSpec) -> BlockNames:
@@ -72,6 +72,7 @@ def block_names(data: DataSpec) -> BlockNames:
             model.name,
             len(dataset.info.classes),
             dataset.info.channels,
+            dataset.info.spatial_dims,
             image_size=dataset.size,
             padding=model.padding,
             device="meta",
@@ -140,8 +141,14 @@ def network_sha256(model: ModelSpec, data: DataSpec) -> str | None:
     from transfuse.models.foreign import source_files
 
     dataset = open_data(data)
+    info = dataset.info
     network = create_model(
-        model.name, len(dataset.info.classes), dataset.info.channels, image_size=dataset.size, padding=model.padding
+        model.name,
+        len(info.classes),
+        info.channels,
+        info.spatial_dims,
+        image_size=dataset.size,
+        padding=model.padding,
     )
     shapes = {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
     digest = hashlib.sha256(json.dumps(shapes).encode())

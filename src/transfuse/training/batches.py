@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from transfuse.data.augment import check_augmentation
 from transfuse.data.splits import Part
 from transfuse.errors import TrainingError
 from transfuse.training.recipe import Augmentation, Recipe
@@ -49,7 +50,7 @@ class Batches:
         return order[start : start + self.size]
 
     def images(self, positions: np.ndarray, step: int, process: int = 0) -> Tensor:
-        """Augmented and normalised images (n, C, H, W) for a step."""
+        """Augmented and normalised images (n, C, H, W), or volumes (n, C, D, H, W), for a step."""
         if self.augmentation is not None and self.bank is not None:
             epoch = step // self.steps_per_epoch
             views = np.random.default_rng((VIEWS, 0, epoch, self.seed)).integers(self.bank, size=len(self.part))
@@ -79,10 +80,13 @@ def make_batches(part: Part, recipe: Recipe, model: nn.Module, *, seed: int) -> 
 
     Raises:
         TrainingError: nothing to train on, or an augmentation that cannot move masks.
+        DataError: an augmentation of images for volumes, or the reverse.
     """
     if len(part) == 0:
         raise TrainingError("the training part is empty: expected at least one image")
     augmentation = recipe.augmentation()
+    if isinstance(recipe.augment, str):
+        check_augmentation(recipe.augment, part.dataset.info.spatial_dims)
     if part.dataset.info.task == "segmentation":
         _check_masks_move(augmentation, recipe)
     steps = math.ceil(len(part) / recipe.batch_size)

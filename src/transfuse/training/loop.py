@@ -186,8 +186,7 @@ class _Training:
 
 def _epochs(training: _Training, frozen_check: Callable[[nn.Module], Any] | None) -> Iterator[Epoch]:
     model, history = training.model, training.history
-    dataset = training.split.train.dataset
-    blank = torch.zeros(1, dataset.info.channels, dataset.size, dataset.size, device=device_of(model))
+    blank = torch.zeros(1, *training.split.train.dataset.shape, device=device_of(model))
     training.channels_last = takes_channels_last(model, blank)
     module = training.runtime.wrap(model, channels_last=training.channels_last)
     frozen = None if frozen_check is None else frozen_check(model)

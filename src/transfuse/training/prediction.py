@@ -155,6 +155,8 @@ def _batches_of_logits(model: nn.Module, part: Part, batch_size: int, crops: str
     device = device_of(model)
     # ten crops are ten images each
     step = max(1, batch_size // 10) if crops == "ten" else batch_size
+    if crops == "ten" and part.dataset.info.spatial_dims == 3:
+        raise TrainingError("ten crops are of images, and these are volumes: crops='center' (test_crops: center)")
     with evaluation_mode(model):
         for start in range(0, len(part), step):
             images = part.tensors(np.arange(start, min(start + step, len(part))))
