@@ -80,3 +80,13 @@ def test_sets_are_refused_where_they_do_not_fit() -> None:
             what = "is for volumes, and these are images" if dims == 2 else "is for images, and these are volumes"
             with pytest.raises(DataError, match=f"The augmentation '{name}' {what}; choices: none, "):
                 check_augmentation(name, dims)
+
+
+def test_a_mask_moves_with_its_volume() -> None:
+    """A mask of the volume's own bright half stays, nearly, the mask of its bright half."""
+    cubes = torch.zeros((6, 1, 12, 12, 12))
+    cubes[:, :, :, :6] = 0.8
+    moved, labels = AUGMENTATIONS["volume"].together(cubes, (cubes[:, 0] > 0.4).long(), seeded(3))
+    assert labels.shape == (6, 12, 12, 12)
+    assert ((moved[:, 0] > 0.4).long() == labels).float().mean() > 0.95
+    assert torch.equal(moved, AUGMENTATIONS["volume"](cubes, seeded(3)))
