@@ -45,6 +45,7 @@ PUBLIC = [
     "pwcca",
     "recalibrate_",
     "rerandomise_",
+    "search_truncation",
     "slim",
     "split_by_patient",
     "svcca",

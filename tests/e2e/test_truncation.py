@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import subprocess
@@ -16,7 +17,7 @@ import transfuse as tfu
 from transfuse.errors import SpecError
 from transfuse.results.cut_search import read_search
 from transfuse.results.store import Store
-from transfuse.specs import load_study
+from transfuse.specs import SearchSpec, load_study
 from transfuse.study.plan import read_plan
 from transfuse.study.truncation import CUT, WHOLE, study_of_run, truncation_study
 
@@ -106,6 +107,29 @@ def test_a_rung_goes_on_from_the_one_below_as_if_it_had_never_stopped(tmp_path: 
     assert every.search.share_of_exhaustive == 1
     assert math.isfinite(every.search.macs)
     assert halved.search.macs < every.search.macs == pytest.approx(halved.search.macs_exhaustive, rel=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("strategy", "settings"),
+    [("rank", {}), ("rank", {"score": "logme"}), ("screen", {}), ("screen", {"trunk": "frozen"}), ("overlap", {})],
+)
+def test_a_search_by_an_analysis_trains_the_chosen_cut_alone(
+    tmp_path: Path, plain_file: Path, strategy: str, settings: dict[str, str]
+) -> None:
+    study = truncation_study(load_study(plain_file), margin=0.3)
+    assert study.search is not None
+    study = dataclasses.replace(study, search=SearchSpec(arm=CUT, strategy=strategy, **settings))  # type: ignore[arg-type]
+    (found,) = tfu.search_truncation(study, out=tmp_path)
+    assert found.search.best in found.search.cuts
+    assert {row["arm"] for row in found.plan.rows} == {WHOLE, found.search.best, found.search.smallest}
+    assert {row["role"] for row in found.plan.rows} == {"arm"}
+    assert 0 <= found.search.share_of_exhaustive < 1
+    assert found.search.verdict is not None
+    assert found.run_id is not None
+    (analysis,) = {row["analysis_id"] for row in found.plan.analyses}
+    assert Store(tmp_path).analyses.record(analysis) is not None
+    assert not (Store(tmp_path).analyses.run_folder(analysis) / "checkpoints").exists()
 
 
 def test_what_can_be_cut(study_file: Study) -> None:

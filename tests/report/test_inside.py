@@ -564,6 +564,46 @@ def test_arms_keep_their_colours() -> None:
     assert {tuple(scale["domain"]) for scale in scales} == {("random", "pretrained")}
 
 
+def ranking() -> list[dict[str, Any]]:
+    probe = [
+        {**one, "low": one["value"] - 0.1, "high": one["value"] + 0.1}
+        for one in by_block("probe", [0.6, 0.8, 0.7], label="auroc")
+    ]
+    return [*probe, *by_block("knn", [0.5, 0.6, 0.9], label="auroc"), *by_block("logme", [-0.5, -0.2, -0.3])]
+
+
+def overlap(chosen: str) -> list[dict[str, Any]]:
+    rows = [*by_block("overlap", [0.0, 0.1, 0.6]), *by_block("median", [0.9, 0.7, 0.1])]
+    rows += by_block("random_quantile", [0.05, 0.05, 0.2])
+    for share in (0.0, 0.5, 1.0):
+        rows += by_block("coefficient", [0.8 + share / 5, 0.6 + share / 5, share / 5], label=f"{share}")
+        rows += by_block("random_coefficient", [share / 10] * 3, label=f"{share}")
+    return [*rows, row("chosen", 1.0, block=chosen, label="before")]
+
+
+def test_a_ranking_of_cuts_is_drawn_with_its_scores_and_told_in_numbers() -> None:
+    topic = topic_of((names("cut_ranking", network("pretrained", 0, "initial")), ranking()))
+    (drawing,), (shown,) = topic.drawings, topic.tables
+    assert "linear probe up to 0.800 at layer1; nearest neighbours up to 0.900 at layer2" in drawing.description
+    assert shown.heads == ("Cut after", "Probe, AUROC", "Nearest neighbours, AUROC", "LogME")
+    assert shown.rows[1] == ("layer1", "0.800", "0.600", "−0.200")
+
+
+def test_the_overlap_with_random_features_is_drawn_with_the_cut() -> None:
+    topic = topic_of((names("cut_overlap", *BEFORE_AFTER), overlap("layer1")))
+    (drawing,), (shown,) = topic.drawings, topic.tables
+    assert drawing.description.endswith("cut after layer1.")
+    assert "the network is cut above layer1" in json.dumps(drawing.chart.to_dict())
+    assert shown.rows[2] == ("layer2", "0.100", "0.200", "0.600")
+
+
+def test_a_screen_is_a_line_over_the_cuts() -> None:
+    rows = [*by_block("auroc", [0.6, 0.8, 0.7]), *by_block("parameters", [10.0, 20.0, 30.0])]
+    topic = topic_of((names("cut_screen", network("pretrained", 0, "initial")), rows))
+    (drawing,) = topic.drawings
+    assert drawing.description.startswith("validation AUROC by block for net")
+
+
 def everything() -> tuple[pd.DataFrame, list[Any], list[dict[str, Any]]]:
     """One line of each analysis, and a failure."""
     lines: dict[str, list[tuple[dict[str, Any], list[dict[str, Any]]]]] = {
@@ -608,6 +648,9 @@ def everything() -> tuple[pd.DataFrame, list[Any], list[dict[str, Any]]]:
                 [row(q, 0.5, block="layer2") for q in ("mass_inside_lesions", "mass_by_chance", "samples")],
             )
         ],
+        "cut_ranking": [(names("cut_ranking", network("random", 0, "initial")), ranking())],
+        "cut_overlap": [(names("cut_overlap", *BEFORE_AFTER), overlap("layer1"))],
+        "cut_screen": [(names("cut_screen", network("random", 0, "initial")), by_block("auroc", [0.6, 0.8, 0.7]))],
     }
     assert set(lines) == set(ANALYSES)
     measured, stands, pictures = [], [], []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -101,8 +102,8 @@ def _analyses(store: Store, found: Choice) -> Sequence[Any]:
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row that JSON can hold: what is no number is nothing."""
-    return {key: None if isinstance(value, float) and value != value else value for key, value in row.items()}
+    """A row that JSON can hold: what is no number, and the end of an interval that is none, is nothing."""
+    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
 
 
 @cache

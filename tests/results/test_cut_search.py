@@ -1,0 +1,153 @@
+"""A search for the smallest network in words: what was done, chosen and found on the test part."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from transfuse.errors import StoreError
+from transfuse.results.cut_search import FILE, HOW, Search, read_search, verdict_on
+from transfuse.specs.search import STRATEGIES
+from transfuse.statistics.arm import Arm, arm_of_scores
+
+CUTS = ("cut@a", "cut@b", "whole")
+ENTRY: dict[str, Any] = {
+    "model": "net",
+    "arm": "cut",
+    "strategy": "halving",
+    "metric": "auroc",
+    "margin": 0.05,
+    "slack": 0.5,
+    "seeds": 1,
+    "cuts": list(CUTS),
+    "rounds": [
+        {
+            "round": "rung 1",
+            "arm": "cut@a",
+            "quantity": "auroc",
+            "value": 0.8,
+            "low": 0.7,
+            "high": 0.9,
+            "steps": 10,
+            "kept": True,
+        },
+        {
+            "round": "rung 1",
+            "arm": "whole",
+            "quantity": "auroc",
+            "value": None,
+            "low": None,
+            "high": None,
+            "steps": 10,
+            "kept": False,
+        },
+    ],
+    "best": "cut@b",
+    "smallest": "cut@a",
+    "sizes": [
+        {"arm": "cut@a", "parameters": 1000, "macs": 10_000},
+        {"arm": "cut@b", "parameters": 20_000, "macs": 300_000},
+        {"arm": "whole", "parameters": 400_000, "macs": 2_000_000},
+    ],
+    "macs": 2.0e9,
+    "macs_exhaustive": 1.0e10,
+}
+
+
+def search(folder: Path, **changes: Any) -> Search:
+    folder.mkdir(exist_ok=True)
+    (folder / FILE).write_text(json.dumps([{**ENTRY, **changes}]), encoding="utf-8")
+    (found,) = read_search(folder)
+    return found
+
+
+def arms_of(effects: Mapping[str, float], patients: int = 300) -> dict[tuple[str, str], Arm]:
+    target = np.arange(patients) % 2
+    shared = np.random.default_rng(0).normal(size=patients)
+    arms = {}
+    for place, (name, effect) in enumerate(effects.items()):
+        own = np.random.default_rng([1, place]).normal(size=(4, patients))
+        arms["net", name] = arm_of_scores(target, effect * target + 0.95 * shared + 0.3 * own, range(patients))
+    return arms
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    found = search(tmp_path)
+    assert (found.best, found.smallest, found.cuts) == ("cut@b", "cut@a", CUTS)
+    assert found.share_of_exhaustive == pytest.approx(0.2)
+    assert math.isnan(found.seen[1].value)
+    assert not found.seen[1].kept
+    assert (found.parameters["cut@a"], found.macs_of["whole"]) == (1000, 2_000_000)
+    assert read_search(tmp_path / "other") == []
+
+
+@pytest.mark.parametrize("content", ["[", "{}", '[{"model": "net"}]'])
+def test_a_damaged_file_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / FILE).write_text(content, encoding="utf-8")
+    if content == "{}":
+        assert read_search(tmp_path) == []
+        return
+    with pytest.raises(StoreError, match=r"search\.json cannot be read .*; start the study again"):
+        read_search(tmp_path)
+
+
+def test_a_search_that_goes_on_says_so(tmp_path: Path) -> None:
+    (said,) = search(tmp_path, best=None, smallest=None).sentences()
+    assert said.endswith("(successive halving); the search has not ended.")
+
+
+def test_every_strategy_is_told() -> None:
+    assert set(HOW) == set(STRATEGIES)
+
+
+def test_the_smaller_cut_is_named_where_it_is_shown(tmp_path: Path) -> None:
+    found = search(tmp_path)
+    found = replace(found, verdict=verdict_on(found, arms_of({"cut@a": 2.0, "cut@b": 2.0, "whole": 2.0})))
+    first, second, third, last = found.sentences()
+    assert "20 % of the multiply-accumulate operations of training every cut" in first
+    assert "cut@b (20.0 k parameters, 5 % of the whole network's; 300 k MACs) is best" in second.replace(
+        "\N{NO-BREAK SPACE}", " "
+    )
+    assert "is the smallest that is at most 0.025 below it" in second
+    assert third.startswith("On the test part cut@b has AUROC ")
+    assert "the whole network" in third
+    assert last.startswith("cut@a is less than 0.05 worse (difference ")
+    assert last.endswith("use that.")
+
+
+def test_a_worse_cut_is_not_named(tmp_path: Path) -> None:
+    found = search(tmp_path)
+    found = replace(found, verdict=verdict_on(found, arms_of({"cut@a": 0.5, "cut@b": 2.0, "whole": 2.0})))
+    assert found.verdict is not None
+    assert found.verdict.smallest == "cut@b"
+    last = found.sentences()[-1]
+    assert last.startswith("cut@a is not shown to be less than 0.05 worse")
+    assert last.endswith("use cut@b.")
+
+
+def test_one_cut_is_said_once(tmp_path: Path) -> None:
+    found = search(tmp_path, best="cut@a", smallest="cut@a")
+    found = replace(found, verdict=verdict_on(found, arms_of({"cut@a": 2.0, "whole": 2.0})))
+    assert len(found.sentences()) == 3
+    assert "It chose cut@a" in found.sentences()[1]
+
+
+def test_of_an_exhaustive_search_the_smallest_of_all_cuts_is_named(tmp_path: Path) -> None:
+    found = search(tmp_path, strategy="exhaustive", best="whole", smallest="cut@b")
+    found = replace(found, verdict=verdict_on(found, arms_of({"cut@a": 2.0, "cut@b": 2.0, "whole": 2.0})))
+    assert found.verdict is not None
+    assert found.verdict.smallest == "cut@a"
+    assert found.sentences()[-1].startswith("cut@a is less than 0.05 worse")
+
+
+def test_without_the_chosen_runs_there_is_no_verdict(tmp_path: Path) -> None:
+    found = search(tmp_path)
+    assert verdict_on(found, arms_of({"cut@b": 2.0, "whole": 2.0})) is None
+    assert verdict_on(search(tmp_path, best=None), arms_of({"cut@b": 2.0})) is None
