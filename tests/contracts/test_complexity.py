@@ -72,6 +72,18 @@ def check_counter(name: str, dims: int, size: int, more: float) -> None:
     assert found.macs <= theirs.total_mult_adds <= (1 + more) * found.macs
 
 
+@pytest.mark.parametrize(("name", "depth"), [("mobilenetv2_100", "blocks.3.0"), ("resnet18", "layer2.1")])
+def test_a_public_counter_agrees_on_a_network_that_was_cut(name: str, depth: str) -> None:
+    from torchinfo import summary
+
+    model = create_model(name, 2, 1, image_size=32)
+    short = truncate(model, blocks_of(model, "block"), depth, 2, image_size=32)
+    found = complexity(short, 32, 1)
+    theirs = summary(short, input_data=torch.zeros(1, 1, 32, 32), verbose=0)
+    assert found.parameters == theirs.total_params < 0.3 * complexity(model, 32, 1).parameters
+    assert found.macs <= theirs.total_mult_adds <= 1.001 * found.macs
+
+
 @pytest.mark.parametrize(("name", "dims", "size"), FAMILIES)
 def test_blocks_sum_to_the_whole(name: str, dims: int, size: int | None) -> None:
     model = network(name, dims)

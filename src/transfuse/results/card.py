@@ -60,7 +60,7 @@ def model_card(
     said = f"`{licence}`" if licence else "not chosen yet: look at the licence of the data, then export with --licence"
     lines = [
         *_front_matter(weights, network, data, results, licence),
-        f"# {network}, trained on {data['dataset']} at {data['image_size']} px",
+        f"# {network}{_cut(identity['init'])}, trained on {data['dataset']} at {data['image_size']} px",
         "",
         *_warnings(record, spec, data),
         _what(record, spec, environment, data),
@@ -89,6 +89,17 @@ class _Results(NamedTuple):
 
     rows: list[tuple[str, str, float | None, str]]
     basis: str
+
+
+def _cut(init: Mapping[str, Any]) -> str:
+    """What was done to the network after it was created, for its title.
+
+    >>> _cut({"truncate": "layer2"}), _cut({"slim": "layer1"}), _cut({"truncate": "all"}), _cut({})
+    (', cut after layer2', ', at half width above layer1', '', '')
+    """
+    if init.get("truncate") not in (None, "all"):
+        return f", cut after {init['truncate']}"
+    return f", at half width above {init['slim']}" if init.get("slim") is not None else ""
 
 
 def _results(record: RunRecord, data: Mapping[str, Any], predictions: pd.DataFrame) -> _Results:
