@@ -128,7 +128,9 @@ def rows_of(name: str, out: Path) -> list[dict[str, Any]]:
     rows = [_row(name, "exhaustive", every.search, values, level)]
     for label, settings in STRATEGIES.items():
         search = replace(asked.search, **{"strategy": label, **settings})  # type: ignore[type-var]
-        (found,) = search_truncation(replace(asked, name=f"{name}-{label.replace(' ', '-')}", search=search), out=out)
+        (found,) = search_truncation(
+            replace(asked, name=f"{name}-{label.replace(' ', '-')}", search=search), out=out, device="cpu"
+        )
         rows.append(_row(name, label, found.search, values, level))
     cuts = [values[arm] for arm in every.search.cuts if arm in values]
     rows.append(

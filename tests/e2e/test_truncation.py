@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 
 import transfuse as tfu
-from transfuse.errors import SpecError
+from transfuse.errors import SpecError, StoreError
 from transfuse.results.cut_search import read_search
 from transfuse.results.store import Store
 from transfuse.specs import SearchSpec, load_study
-from transfuse.study.plan import read_plan
+from transfuse.study.expand import Planner
+from transfuse.study.plan import check, read_plan, write_plan
+from transfuse.study.sweeps import unfold
 from transfuse.study.truncation import CUT, WHOLE, study_of_run, truncation_study
 
 Study = Callable[..., Path]
@@ -130,6 +132,80 @@ def test_a_search_by_an_analysis_trains_the_chosen_cut_alone(
     (analysis,) = {row["analysis_id"] for row in found.plan.analyses}
     assert Store(tmp_path).analyses.record(analysis) is not None
     assert not (Store(tmp_path).analyses.run_folder(analysis) / "checkpoints").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lines", [{"analyses": "[dynamics]"}, {"train": LENGTH[:-1] + ", snapshots: log}"}])
+def test_the_chosen_cuts_keep_their_snapshots(tmp_path: Path, study_file: Study, lines: dict[str, str]) -> None:
+    content = {
+        "models": "{net: {name: cbr_demo, padding: same_pool}}",
+        "arms": "{whole: {truncate: all}, cut: {truncate: every}}",
+        "baseline": "whole",
+        "search": "{arm: cut, strategy: halving}",
+        "pairs": "[]",
+        "sources": "{}",
+        "train": LENGTH,
+        **lines,
+    }
+    (found,) = tfu.search_truncation(load_study(study_file(**content)), out=tmp_path)
+    for row in found.plan.rows:
+        if row["role"] == "arm":
+            steps = sorted(int(path.stem) for path in (tmp_path / "runs" / row["run_id"] / "steps").iterdir())
+            assert steps == [1, 2, 4, 8, 12], row
+
+
+def test_what_a_search_cannot_do_is_said_before_anything_is_trained(study_file: Study) -> None:
+    content = {
+        "models": "{net: {name: cbr_demo, padding: same_pool}}",
+        "arms": "{whole: {truncate: all}, cut: {truncate: every}}",
+        "baseline": "whole",
+        "pairs": "[]",
+        "sources": "{}",
+    }
+    asked = load_study(study_file(**content, search="{arm: cut, metric: dice}"))
+    with pytest.raises(SpecError, match=r"search\.metric: dice cannot be measured on"):
+        check(asked)
+    masks = {"data": "{name: fundus-vessels, size: 32, count: 20}", "metric": "dice"}
+    unet = {"models": "{net: {name: unet_resnet18}}", "search": "{arm: cut, strategy: rank}"}
+    with pytest.raises(
+        SpecError, match=r"search\.strategy \(rank\): it probes features for the classes of images, and th"
+    ):
+        check(load_study(study_file(**{**content, **masks, **unet})))
+
+
+def test_a_run_of_one_of_several_networks_is_taken_at_its_own_rate(tmp_path: Path, study_file: Study) -> None:
+    study = load_study(
+        study_file(
+            models="{net: {name: cbr_demo, padding: same_pool}, other: {name: cbr_tiny}}",
+            arms="{random: {}}",
+            pairs="[]",
+            sources="{}",
+            tune="{learning_rates: [1e-4, 1e-3]}",
+            analyses="[{what: l2, models: [other]}]",
+        )
+    )
+    store = Store(tmp_path)
+    planner = Planner(unfold(study, lambda model, level: ()), lambda data: "f", lambda name, root: "0", lambda *_: None)
+    run = planner.of_arm("net", "random", 0, rate=1e-4)
+    write_plan(store, study, [run])
+    alone, arm = study_of_run(store, run.run_id)
+    assert (arm, set(alone.models), alone.analyses, alone.tune) == ("random", {"net"}, (), "none")
+    assert truncation_study(alone, arm=arm).arms[CUT].learning_rate == 1e-4
+    with pytest.raises(
+        SpecError, match=r"the study chooses learning rates \(tune\), .*: give arms\.random\.learning_rate"
+    ):
+        truncation_study(study, arm="random")
+    with pytest.raises(StoreError, match="has an arm with the run beefbeefbeef; name the study's file instead"):
+        study_of_run(store, "beefbeefbeef")
+
+
+def test_a_search_of_ones_own_keeps_its_settings(study_file: Study) -> None:
+    study = load_study(study_file(arms="{random: {}, cut: {depth: all, truncate: every}}", pairs="[]"))
+    study = dataclasses.replace(study, search=SearchSpec(arm="cut", strategy="halving", rungs=4, keep=0.5))
+    assert truncation_study(study, strategy="halving") == study
+    assert truncation_study(study, strategy="rank").search == SearchSpec(arm="cut", strategy="rank")
+    with pytest.raises(SpecError, match=r"level is 'stage', and the study has a search of its own"):
+        truncation_study(study, level="stage")
 
 
 def test_what_can_be_cut(study_file: Study) -> None:

@@ -19,10 +19,12 @@ SEARCH = Search(
     arm="cut",
     strategy="halving",
     metric="auroc",
+    test_metric="auroc",
     margin=0.05,
     slack=0.5,
     seeds=1,
     cuts=("cut@a", "cut@b", "whole"),
+    whole="whole",
     seen=(
         Seen("rung 1", "cut@a", "auroc", 0.7, 0.6, 0.8, 10, kept=False),
         Seen("rung 1", "cut@b", "auroc", 0.8, 0.7, 0.9, 10),

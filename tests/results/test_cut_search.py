@@ -23,10 +23,13 @@ ENTRY: dict[str, Any] = {
     "arm": "cut",
     "strategy": "halving",
     "metric": "auroc",
+    "test_metric": "auroc",
     "margin": 0.05,
     "slack": 0.5,
     "seeds": 1,
     "cuts": list(CUTS),
+    "whole": "whole",
+    "stopped": "",
     "rounds": [
         {
             "round": "rung 1",
@@ -103,6 +106,17 @@ def test_a_search_that_goes_on_says_so(tmp_path: Path) -> None:
     assert said.endswith("(successive halving); the search has not ended.")
 
 
+def test_a_search_that_can_choose_nothing_says_why(tmp_path: Path) -> None:
+    (said,) = search(tmp_path, best=None, smallest=None, stopped="the whole network diverged").sentences()
+    assert said.endswith("; it chose nothing: the whole network diverged.")
+
+
+def test_the_test_part_is_told_in_the_metric_of_the_study(tmp_path: Path) -> None:
+    found = search(tmp_path, metric="brier")
+    found = replace(found, verdict=verdict_on(found, arms_of({"cut@a": 2.0, "cut@b": 2.0, "whole": 2.0})))
+    assert found.sentences()[2].startswith("On the test part cut@b has AUROC")
+
+
 def test_every_strategy_is_told() -> None:
     assert set(HOW) == set(STRATEGIES)
 
@@ -137,6 +151,12 @@ def test_one_cut_is_said_once(tmp_path: Path) -> None:
     found = replace(found, verdict=verdict_on(found, arms_of({"cut@a": 2.0, "whole": 2.0})))
     assert len(found.sentences()) == 3
     assert "It chose cut@a" in found.sentences()[1]
+
+
+def test_a_smaller_cut_than_the_chosen_one_is_named_too(tmp_path: Path) -> None:
+    found = search(tmp_path, strategy="exhaustive", best="whole", smallest="whole")
+    found = replace(found, verdict=verdict_on(found, arms_of({"cut@a": 2.0, "cut@b": 2.0, "whole": 2.0})))
+    assert found.sentences()[-1].startswith("cut@a is less than 0.05 worse")
 
 
 def test_of_an_exhaustive_search_the_smallest_of_all_cuts_is_named(tmp_path: Path) -> None:

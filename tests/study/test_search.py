@@ -57,7 +57,12 @@ def planner_of(unfolded: Unfolded) -> Planner:
 
 def look(asked: StudySpec, store: Store | None) -> Choice:
     unfolded = with_analysis(unfold(asked, names))
-    return choices(unfolded, planner_of(unfolded), store, Lengths(90, 10.0))["net"]
+    return choices(unfolded, planner_of(unfolded), store, Lengths(90, 10.0), in_order)["net"]
+
+
+def in_order(label: str, arm: str) -> int:
+    """Parameters that grow from block to block."""
+    return CUTS.index(arm)
 
 
 def finish(store: Store, found: Choice, values: Mapping[str, float], *, diverged: tuple[str, ...] = ()) -> None:
@@ -100,12 +105,12 @@ def values_of(*auroc: float) -> dict[str, float]:
 PEAK = values_of(0.55, 0.60, 0.70, 0.93, 0.95, 0.90, 0.80)
 
 
-def test_every_cut_is_an_arm_without_a_search_and_none_but_the_whole_network_with_one() -> None:
+def test_every_cut_is_an_arm_without_a_search_and_none_with_one_that_begins() -> None:
     unfolded = unfold(study(), names)
     assert cuts_of(unfolded, "net") == CUTS
     found = look(study(), None)
     asked = searched({"net": found}, unfolded)["net"]
-    assert asked.finals == ("cut@c.1",)
+    assert asked.finals == ()
     runs = expand(
         unfolded,
         lambda data: "f",
@@ -115,8 +120,8 @@ def test_every_cut_is_an_arm_without_a_search_and_none_but_the_whole_network_wit
         lambda planner: {"net": asked},
     )
     arms = {(run.role, run.arm) for run in runs}
-    assert arms == {("arm", "random"), ("arm", "cut@c.1"), *(("search", arm) for arm in CUTS)}
-    assert len([run for run in runs if run.role == "arm"]) == 6
+    assert arms == {("arm", "random"), *(("search", arm) for arm in CUTS)}
+    assert len([run for run in runs if run.role == "arm"]) == 3
 
 
 def test_the_whole_network_goes_by_the_name_of_an_arm_that_is_the_same() -> None:
@@ -125,9 +130,9 @@ def test_the_whole_network_goes_by_the_name_of_an_arm_that_is_the_same() -> None
     asked = replace(asked, arms={**asked.arms, "whole": replace(cut, truncate="all")}, baseline="whole")
     unfolded = unfold(asked, names)
     assert cuts_of(unfolded, "net") == (*CUTS[:-1], "whole")
-    found = choices(unfolded, planner_of(unfolded), None, Lengths(90, 10.0))
+    found = choices(unfolded, planner_of(unfolded), None, Lengths(90, 10.0), in_order)
     ones = searched(found, unfolded)["net"]
-    assert (ones.cuts, ones.finals) == (CUTS, ("whole",))
+    assert (ones.cuts, ones.finals, found["net"].whole) == (CUTS, (), "whole")
 
 
 def test_halving_trains_all_a_little_and_the_better_ones_longer(tmp_path: Path) -> None:
@@ -143,23 +148,22 @@ def test_halving_trains_all_a_little_and_the_better_ones_longer(tmp_path: Path) 
     shorter = {run.arm: run.run_id for run in first.searched}
     assert [run.continues for run in more] == [shorter[run.arm] for run in more]
     assert second.best is None
-    assert second.finals == ("cut@c.1",)
+    assert second.finals == ()
     finish(store, second, PEAK)
     third = look(asked, store)
-    (last,) = third.searched[len(second.searched) :]
-    assert (last.arm, last.spec.train.steps, last.continues) == ("cut@b.1", 90, more[1].run_id)
+    last = third.searched[len(second.searched) :]
+    assert [(run.arm, run.spec.train.steps, run.continues) for run in last] == [
+        ("cut@b.0", 90, more[0].run_id),  # the smallest that is close to the best
+        ("cut@b.1", 90, more[1].run_id),
+    ]
     finish(store, third, PEAK)
     end = look(asked, store)
-    assert (end.best, end.smallest, end.finals) == ("cut@b.1", "cut@b.1", ("cut@b.1", "cut@c.1"))
-    assert [row["kept"] for row in end.rounds if row["round"] == "rung 1"] == [
-        False,
-        False,
-        False,
-        True,
-        True,
-        True,
-        False,
-    ]
+    assert (end.best, end.smallest, end.finals) == ("cut@b.1", "cut@b.0", ("cut@b.0", "cut@b.1", "cut@c.1"))
+    kept = {
+        number: [row["arm"] for row in end.rounds if row["kept"] and row["round"] == f"rung {number}"]
+        for number in (1, 2, 3)
+    }
+    assert kept == {1: ["cut@b.0", "cut@b.1", "cut@c.0"], 2: ["cut@b.0", "cut@b.1"], 3: ["cut@b.0", "cut@b.1"]}
     assert look(asked, store) == end
 
 
@@ -170,6 +174,49 @@ def test_the_last_rung_is_the_training_of_the_arm_itself(tmp_path: Path) -> None
     unfolded = unfold(asked, names)
     own = planner_of(unfolded).of_arm("net", "cut@b.1", 0)
     assert own.run_id == look(asked, store).searched[-1].run_id
+
+
+def test_the_arm_of_a_chosen_cut_goes_on_from_its_longest_training(tmp_path: Path) -> None:
+    store, asked = Store(tmp_path), study(strategy="halving")
+    for _ in range(3):
+        finish(store, look(asked, store), PEAK)
+    unfolded = unfold(asked, names)
+    runs = expand(
+        unfolded,
+        lambda data: "f" * 64,
+        lambda name, root: "0" * 64,
+        lambda model, data: None,
+        None,
+        lambda planner: searched(choices(unfolded, planner, store, Lengths(90, 10.0), in_order), unfolded),
+    )
+    short = {run.arm: run.run_id for run in runs if run.role == "search" and run.spec.train.steps == 10}
+    of_whole = [run for run in runs if run.role == "arm" and run.arm == "cut@c.1"]
+    assert [run.continues for run in of_whole] == [short["cut@c.1"], None, None]
+
+
+def test_without_pooling_the_smallest_network_is_the_one_of_the_fewest_parameters(tmp_path: Path) -> None:
+    store, asked = Store(tmp_path), study(strategy="exhaustive")
+    asked = replace(asked, arms={**asked.arms, "cut": replace(asked.arms["cut"], pool="none")})
+    unfolded = unfold(asked, names)
+
+    def seen() -> Choice:
+        planner = planner_of(unfolded)
+        return choices(unfolded, planner, store, Lengths(90, 10.0), lambda label, arm: -CUTS.index(arm))["net"]
+
+    finish(store, seen(), PEAK)
+    end = seen()
+    assert (end.cuts, end.whole) == (CUTS[::-1], "cut@c.1")
+    assert end.cuts.index(str(end.smallest)) <= end.cuts.index(str(end.best))
+    assert end.smallest == "cut@c.0"
+
+
+def test_a_search_whose_whole_network_diverged_says_so(tmp_path: Path) -> None:
+    store, asked = Store(tmp_path), study(strategy="overlap")
+    unfolded = with_analysis(unfold(asked, names))
+    run = planner_of(unfolded).of_arm("net", "cut@c.1", 0)
+    store.run_folder(run.run_id).mkdir(parents=True)
+    store.finish(RunRecord(run.run_id, "diverged", "the loss is nan"), [])
+    assert look(asked, store).stopped == "the training of the whole network (cut@c.1) diverged: the loss is nan"
 
 
 def test_a_cut_that_is_significantly_worse_goes_no_further_though_there_is_room(tmp_path: Path) -> None:
@@ -236,8 +283,9 @@ def test_the_choice_follows_the_direction_of_the_metric(metric: str, best: str, 
         spec=study(metric=metric).search or SearchSpec(arm="cut"),
         label="net",
         arms=CUTS,
+        whole=CUTS[-1],
         blocks=dict(zip(STAGES, CUTS, strict=True)),
-        stages=tuple(STAGES.values()),
+        stages=dict(zip(CUTS, STAGES.values(), strict=True)),
         seeds=(0,),
         margin=0.1,
         metric=metric,
@@ -275,7 +323,7 @@ def test_a_search_by_an_analysis_asks_for_it_once_of_the_whole_network(strategy:
     (own,) = unfolded.study.analyses
     assert (own.what, own.arms, own.seeds, own.level) == (what, ("cut@c.1",), (0,), "block")
     assert with_analysis(unfolded) == unfolded
-    found = choices(unfolded, planner_of(unfolded), None, Lengths(90, 10.0))["net"]
+    found = choices(unfolded, planner_of(unfolded), None, Lengths(90, 10.0), in_order)["net"]
     assert (found.searched, found.best, found.finals) == ((), None, ("cut@c.1",))
 
 
@@ -293,6 +341,13 @@ def test_a_search_by_an_analysis_asks_for_it_once_of_the_whole_network(strategy:
             {"arm": "cut", "strategy": "two_stage", "keep": 0.5},
             "keep does not go with two_stage; it is a setting of halving",
         ),
+        (
+            {"arm": "cut", "strategy": "rank", "seeds": 2},
+            "seeds does not go with rank; it is a setting of two_stage and h",
+        ),
+        ({"arm": "cut", "strategy": "overlap", "slack": 0.1}, "slack does not go with overlap"),
+        ({"arm": "cut", "length": 0.5}, "length does not go with halving; it is a setting of screen"),
+        ({"arm": "cut", "strategy": "screen", "length": 2.0}, r"length is 2.0; expected a share of the study's steps"),
         ({"arm": "cut", "score": "knn"}, "score does not go with halving; it is a setting of rank"),
         ({"arm": "cut", "strategy": "rank", "images": 5}, "images is 5; expected 20 or more"),
         ({"arm": "cut", "strategy": "halvng"}, "did you mean 'halving'"),
@@ -312,6 +367,14 @@ def test_an_arm_that_is_not_swept_names_the_cure() -> None:
         study_from({**content, "arms": arms, "search": {"arm": "cut"}})
 
 
+def test_a_search_and_a_curve_over_patients_do_not_go_together() -> None:
+    content = read_yaml(to_yaml(study()))
+    with pytest.raises(
+        SpecError, match="search and train_fractions: a curve over the number of patients is of networks"
+    ):
+        study_from({**content, "train_fractions": [0.25, 0.5, 1.0]})
+
+
 def test_a_search_and_tuning_do_not_go_together() -> None:
     content = read_yaml(to_yaml(study()))
     with pytest.raises(
@@ -323,7 +386,7 @@ def test_a_search_and_tuning_do_not_go_together() -> None:
 def test_a_network_without_cuts_at_the_level_is_named() -> None:
     unfolded = unfold(study(), lambda model, level: (BlockName("stem", cut=True), BlockName("a", cut=False)))
     with pytest.raises(SpecError, match="the network net has 1 cuts at level 'block', and a search takes 2 or more"):
-        choices(unfolded, planner_of(unfolded), None, Lengths(90, 10.0))
+        choices(unfolded, planner_of(unfolded), None, Lengths(90, 10.0), in_order)
 
 
 def test_the_study_file_of_a_page_has_the_same_search() -> None:
@@ -331,8 +394,8 @@ def test_the_study_file_of_a_page_has_the_same_search() -> None:
     again = with_analysis(unfold(study_from(read_yaml(to_yaml(unfolded.study))), names))
     assert again.study == unfolded.study
     assert cuts_of(again, "net") == CUTS
-    first = choices(unfolded, planner_of(unfolded), None, Lengths(90, 10.0))
-    assert choices(again, planner_of(again), None, Lengths(90, 10.0)) == first
+    first = choices(unfolded, planner_of(unfolded), None, Lengths(90, 10.0), in_order)
+    assert choices(again, planner_of(again), None, Lengths(90, 10.0), in_order) == first
 
 
 def test_a_study_that_searches_is_read_as_it_was_written() -> None:

@@ -150,8 +150,8 @@ def truncate(
     if outcome is None:
         return 130
     found = _report(console, Store(out), outcome.plan)
-    export_smallest(console, Store(out), outcome.plan, found.searches, to, licence)
-    return _ended(console, outcome, out)
+    handed_over = export_smallest(console, Store(out), outcome.plan, found.searches, to, licence)
+    return _ended(console, outcome, out) or int(not handed_over)
 
 
 @app.command

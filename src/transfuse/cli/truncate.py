@@ -61,15 +61,24 @@ def meant(
 
 def export_smallest(
     console: Console, store: Store, plan: Plan, searches: Sequence[Search], to: Path | None, licence: str | None
-) -> None:
-    """Write the smallest network that is shown to be as good, for each network of the study, and say where."""
+) -> bool:
+    """Write the smallest network that is shown to be as good, for each network of the study, and say where.
+
+    Returns:
+        Whether there was one for each.
+    """
     from transfuse.results.export import export
     from transfuse.study.program import write_program
 
+    complete = True
     for search in searches:
         run = smallest_run(store, plan, search)
         if run is None:
-            say(console, f"No network of {search.model} to hand over: the search has not ended.", style="yellow")
+            why = search.stopped or (
+                "no training of the chosen cuts has a result" if search.best else "it has not ended"
+            )
+            say(console, f"No network of {search.model} to hand over: {why}.", style="yellow")
+            complete = False
             continue
         if to is None:  # derived, as the report is: what an earlier start chose is replaced
             shutil.rmtree(store.study_folder(plan.study.name) / SMALLEST / search.model, ignore_errors=True)
@@ -79,3 +88,4 @@ def export_smallest(
         say(console, f"\nThe network to use, {search.verdict.smallest} (run {run}):", style="bold")
         for path in written:
             say(console, f"  {path}", soft_wrap=True)
+    return complete

@@ -118,7 +118,7 @@ def quantity_of(found: Search) -> str:
 
 def verdict_table(found: Search) -> Table:
     """The cuts that were compared on the test part, against the one that the search found best."""
-    name, gap = phrases.metric_name(found.metric), phrases.trimmed(found.margin)
+    name, gap = phrases.metric_name(found.test_metric), phrases.trimmed(found.margin)
     assert found.verdict is not None
     heads = (
         "Cut",

@@ -82,10 +82,12 @@ class Search:
         arm: the arm that was cut at every block.
         strategy: how.
         metric: of the validation part.
+        test_metric: of the test part, the study's.
         margin: of the study.
         slack: share of it that the smaller cut was allowed to lose on validation data.
         seeds: the search trained with.
         cuts: the arms among which was chosen, the smallest network first.
+        whole: the one of them that is the whole network.
         seen: what was seen of them, round by round.
         best: the cut with the best value; None while the search goes on.
         smallest: the smallest that lost no more than was allowed.
@@ -93,16 +95,19 @@ class Search:
         macs: multiply-accumulate operations of the search, the training of the chosen cut left out.
         macs_exhaustive: of training every cut with as many seeds, that of the chosen cut left out.
         verdict: on the test part, once the chosen cuts are trained.
+        stopped: why it can choose nothing; empty where it can, or may yet.
     """
 
     model: str
     arm: str
     strategy: str
     metric: str
+    test_metric: str
     margin: float
     slack: float
     seeds: int
     cuts: tuple[str, ...]
+    whole: str
     seen: tuple[Seen, ...]
     best: str | None = None
     smallest: str | None = None
@@ -111,6 +116,7 @@ class Search:
     macs: float = math.nan
     macs_exhaustive: float = math.nan
     verdict: Verdict | None = None
+    stopped: str = ""
 
     @property
     def share_of_exhaustive(self) -> float:
@@ -122,7 +128,7 @@ class Search:
         looked = f"{phrases.counted(len(self.cuts), 'cut')} of {self.model} ({self.arm})"
         how = f"To find the smallest network among {looked}, {HOW[self.strategy]}"
         if self.best is None or self.smallest is None:
-            return [f"{how}; the search has not ended."]
+            return [f"{how}; {f'it chose nothing: {self.stopped}' if self.stopped else 'the search has not ended'}."]
         cost = ""
         if math.isfinite(self.share_of_exhaustive):
             cost = (
@@ -145,13 +151,15 @@ class Search:
         if self.verdict is None or self.best is None or self.smallest is None:
             return []
         rows = {row.name: row for row in self.verdict.rows}
-        best, whole = self.best, self.cuts[-1]
-        said = [f"On the test part {best} has {phrases.metric_name(self.metric)} {phrases.number(rows[best].value)}"]
+        best, whole = self.best, self.whole
+        said = [
+            f"On the test part {best} has {phrases.metric_name(self.test_metric)} {phrases.number(rows[best].value)}"
+        ]
         if whole in rows and whole != best:
             said.append(f"the whole network {phrases.number(rows[whole].value)} ({_difference(rows[whole])})")
         text = ", ".join(said) + "."
         found = self.verdict.smallest
-        if best in (self.smallest, found) and self.smallest in (best, found):
+        if best == self.smallest == found:
             return [text]
         row, gap = rows[self.smallest if found == best else found], phrases.trimmed(self.margin)
         chance = f"{_difference(row)}; probability {share(row.probability)}"
@@ -160,7 +168,7 @@ class Search:
         return [text, f"{row.name} is not shown to be less than {gap} worse ({chance}): use {best}."]
 
     def _size(self, arm: str) -> str:
-        size, whole = self.parameters[arm], self.parameters[self.cuts[-1]]
+        size, whole = self.parameters[arm], self.parameters[self.whole]
         part = f", {share_of_work(size / whole)} of the whole network's" if size < whole else ""
         return f"{amount(size)} parameters{part}; {amount(self.macs_of[arm], 'macs')} MACs"
 
@@ -170,12 +178,12 @@ def _difference(row: Candidate) -> str:
 
 
 def share_of_work(value: float) -> str:
-    """A share in percent, in two digits.
+    """A share in percent, in two digits or whole.
 
-    >>> share_of_work(0.2874), share_of_work(0.0042)
-    ('29 %', '0.42 %')
+    >>> share_of_work(0.2874), share_of_work(0.0042), share_of_work(1.0)
+    ('29 %', '0.42 %', '100 %')
     """
-    return f"{100 * value:.2g} %"
+    return f"{100 * value:.0f} %" if value >= 0.1 else f"{100 * value:.2g} %"
 
 
 def read_search(folder: Path) -> list[Search]:
@@ -198,7 +206,10 @@ def read_search(folder: Path) -> list[Search]:
 
 
 def _search(entry: Mapping[str, Any]) -> Search:
-    same = ("model", "arm", "strategy", "metric", "margin", "slack", "seeds", "best", "smallest")
+    same = (
+        *("model", "arm", "strategy", "metric", "test_metric", "margin", "slack", "seeds"),
+        *("whole", "stopped", "best", "smallest"),
+    )
     sizes = entry.get("sizes", [])
     return Search(
         **{name: entry[name] for name in same},

@@ -64,7 +64,7 @@ def loading(network: str, identity: Mapping[str, Any], data: Mapping[str, Any], 
     created = f'model = tfu.create_model("{network}", classes={classes}, channels={channels}, image_size={size}{solid}'
     created += f', padding="{padding}")' if padding else ")"
     if init.get("truncate") is not None or init.get("slim") is not None:
-        return [*lines, *_cut_alike(created, init, file, classes, size)]
+        return [*lines, *_cut_alike(network, created, init, file, classes, size)]
     lines += [
         "To start another training from it, in a study file of transfuse:",
         "",
@@ -106,14 +106,14 @@ def loading(network: str, identity: Mapping[str, Any], data: Mapping[str, Any], 
     ]
 
 
-def _cut_alike(created: str, init: Mapping[str, Any], file: str, classes: int, size: int) -> list[str]:
+def _cut_alike(network: str, created: str, init: Mapping[str, Any], file: str, classes: int, size: int) -> list[str]:
     """How a network that was cut off or made narrower is built again."""
     blocks = f'tfu.blocks_of(model, "{init["level"]}")'
     if init.get("truncate") is not None:
         pool = f', pool="{init["pool"]}"' if init.get("pool", "average") != "average" else ""
-        cut = (
-            f"tfu.truncate(model, {blocks}, {json.dumps(init['truncate'])}, classes={classes}{pool}, image_size={size})"
-        )
+        function = "truncate_unet" if network in UNETS else "truncate"
+        depth = json.dumps(init["truncate"])
+        cut = f"tfu.{function}(model, {blocks}, {depth}, classes={classes}{pool}, image_size={size})"
     else:
         cut = f"tfu.slim(model, {blocks}, {json.dumps(init['slim'])})"
     return [

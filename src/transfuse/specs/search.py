@@ -12,6 +12,9 @@ Strategy = Literal["exhaustive", "two_stage", "overlap", "rank", "screen", "halv
 STRATEGIES: tuple[str, ...] = get_args(Strategy)
 
 _TAKES = {
+    "seeds": ("two_stage", "halving"),
+    "metric": ("exhaustive", "two_stage", "rank", "screen", "halving"),
+    "slack": ("exhaustive", "two_stage", "rank", "screen", "halving"),
     "rungs": ("halving",),
     "keep": ("halving",),
     "score": ("rank",),
@@ -38,11 +41,12 @@ class SearchSpec:
             at chance (P, C.1, SVCCA); `rank` trains nothing and probes the pretrained features of each cut; `screen`
             trains one network with a head at every cut; `halving` trains all cuts a little, the better ones longer.
         metric: of the validation part; None is the study's. P ranks by `auprc`.
-        slack: share of the margin that the smaller cut may lose on validation data.
+        slack: share of the margin that the smaller cut may lose on validation data, on the scale of the metric there.
         seeds: of `two_stage` and `halving`, how many of the study's seeds the search trains with.
         rungs: of `halving`, how many lengths of training there are, the last one whole.
         keep: of `halving`, the largest share of the cuts that goes on from each, and the ratio of the lengths. A cut
-            that is significantly worse than the best, less the slack, does not go on either.
+            that is significantly worse than the best, less the slack, does not go on either; the smallest that is not
+            more than the slack below the best always does.
         score: of `rank`: `probe` (a linear one, cross-validated by patient), `knn` or `logme`.
         trunk: of `screen`, what is trained: `joint` (all heads train the blocks below them), `top` (only the last
             does) or `frozen`; None is the default of `transfuse.training.screen`.

@@ -186,6 +186,11 @@ class StudySpec:
             problems.append(f"search.arm: {search.arm!r} is not cut at every block{known}")
         if search.seeds > len(self.seed_list):
             problems.append(f"search.seeds: {search.seeds} of the study's seeds, which are {len(self.seed_list)}")
+        if self.train_fractions:
+            problems.append(
+                "search and train_fractions: a curve over the number of patients is of networks that are known; search "
+                "first, and give train_fractions to a study of the chosen cut"
+            )
         if not isinstance(self.tune, str) and any(arm.learning_rate is None for arm in own):
             problems.append(
                 f"search and tune: every cut would be trained at every rate first; give arms.{search.arm}.learning_rate"

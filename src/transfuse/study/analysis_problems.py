@@ -10,6 +10,7 @@ import numpy as np
 from transfuse.errors import AnalysisError, TransfuseError, nearest
 from transfuse.specs import AnalysisSpec, StudySpec
 from transfuse.study.network import untrained
+from transfuse.study.search import of_search
 from transfuse.study.sources import images_of
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ OF_CLASSES = {
     "knn": "votes on the class of an image",
     "gradcam": "explains the class of an image",
     "reinitialise": "measures probabilities of the classes of images",
+    "cut_ranking": "probes features for the classes of images",
+    "cut_screen": "trains a head for the classes of images at every cut",
+    "cut_overlap": "looks at the cuts of networks that end in a classifier",
 }
 """Analyses that need labels of images, with what for."""
 
@@ -44,7 +48,12 @@ def analysis_problems(study: StudySpec, split: Split) -> list[str]:
     problems = []
     for place, analysis in enumerate(study.analyses):
         if masks and analysis.what in OF_CLASSES:
-            problems.append(f"analyses.{place} ({analysis.what}): {OF_CLASSES[analysis.what]}, and these are masks")
+            path = f"analyses.{place} ({analysis.what})"
+            if study.search is not None and place in of_search(study):
+                path = f"search.strategy ({study.search.strategy}): it"
+            problems.append(
+                f"{path}{'' if path.endswith('it') else ':'} {OF_CLASSES[analysis.what]}, and these are masks"
+            )
             continue
         for label in analysis.models or study.models:
             model = network(label)

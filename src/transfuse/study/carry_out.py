@@ -11,6 +11,7 @@ from functools import partial
 from itertools import chain
 from typing import NamedTuple
 
+from transfuse.results.cut_search import read_search
 from transfuse.results.store import Store, write_json
 from transfuse.specs import StudySpec
 from transfuse.study.analyse import do_analysis
@@ -89,7 +90,8 @@ def carry_out(
         if {run.run_id for run in known} <= {run.run_id for run in before}:
             break
     delete_features(store.root)
-    _delete_checkpoints(known, store)
+    if all(search.best is not None or search.stopped for search in read_search(store.study_folder(study.name))):
+        _delete_checkpoints(known, store)
     analyses = plan_analyses(study, known)
     plan = write_plan(store, study, known, analyses)
     _analyse(analyses, store, show=show, workers=workers, device=device)
@@ -157,8 +159,11 @@ def _execute(queue: Queue, do: Callable[..., None], store: Store, tell: Tell, wo
 
 
 def _can_be_done(job: PlannedAnalysis, store: Store) -> bool:
-    records = [store.record(side.run.run_id) for side in job.sides]
-    return all(record is not None and record.status == "finished" for record in records)
+    for side in job.sides:
+        record = store.record(side.run.run_id)
+        if record is None or (record.status != "finished" and side.state != "initial"):
+            return False
+    return True
 
 
 def _write_failure(store: Store, event: Failed) -> None:

@@ -156,7 +156,8 @@ class Planner:
         elif model.weights is not None:
             sha = self._weights(model.weights, data.root)
         followed = (analysis for analysis in self.study.analyses if analysis.what == "dynamics")
-        looked_at = role in ("arm", "trial") and any(analysis.covers(label, arm, seed) for analysis in followed)
+        whole = role in ("arm", "trial") or (role == "search" and train.steps == self.study.train.steps)
+        looked_at = whole and any(analysis.covers(label, arm, seed) for analysis in followed)
         if looked_at and not train.snapshots:
             train = replace(train, snapshots="log")
         spec = RunSpec(
@@ -230,10 +231,17 @@ def expand(
                 trials += [of_arm(label, arm, seed, "trial", rate=rate) for seed, rate in tried]
             if open_ is None or (label, arm) in chosen:
                 rate, seeds = chosen.get((label, arm)), study.seed_list
-                arms += [of_arm(label, arm, seed, rate=rate) for seed in seeds]
+                arms += [_going_on(of_arm(label, arm, seed, rate=rate), found) for seed in seeds]
                 each = product(study.smaller_data, seeds)
                 smaller += [of_arm(label, arm, seed, "size", rate=rate, data=data) for data, seed in each]
     return _with_siblings(planner.sources + trials + arms + smaller)
+
+
+def _going_on(run: PlannedRun, found: Searched | None) -> PlannedRun:
+    """The run, with the longest training of the search that it goes on from."""
+    same = [one for one in (found.runs if found else ()) if (one.arm, one.spec.seed) == (run.arm, run.spec.seed)]
+    shorter = [one for one in same if one.run_id != run.run_id]
+    return replace(run, continues=shorter[-1].run_id) if shorter else run
 
 
 def _with_siblings(runs: list[PlannedRun]) -> list[PlannedRun]:

@@ -249,7 +249,10 @@ def check(study: StudySpec, where: str = "", device: str = "auto") -> Checked:
         problems += [text for text in unfolding if not any(other.endswith(text) for other in found.problems)]
         problems += found.problems
         notes += found.notes
-        problems += analysis_problems(study, splits[study.data])
+        problems += analysis_problems(unfolded.study, splits[study.data])
+        if study.search is not None:
+            metric = study.search.metric or study.metric
+            problems += metric_problems("search.metric", metric, splits[study.data].val)
         if study.train_fractions:
             fewer, line = look_at_sizes(study, splits[study.data])
             lines.append(line)

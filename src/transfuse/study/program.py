@@ -20,7 +20,7 @@ HOW = """
 
 `network.pt2` is the whole network as a program of torch alone. It takes images `(N, {shape})` as
 float32 in [0, 1], prepared as said above but for the normalisation, which it does itself, and gives probabilities
-`(N, {classes})`:
+`(N, {probabilities})`:
 
 ```python
 import torch
@@ -53,7 +53,13 @@ def write_program(store: Store, run_id: str, folder: Path) -> Path:
     network, example = _with_normalisation(store, run_id)
     batch = torch.export.Dim("batch", min=1, max=65536)
     with torch.no_grad():
-        program = torch.export.export(network, (example,), dynamic_shapes=({0: batch},))
+        try:
+            program = torch.export.export(network, (example,), dynamic_shapes=({0: batch},))
+        except Exception as error:  # whatever torch says of a network that it cannot trace
+            raise StoreError(
+                f"torch cannot write the network of run {run_id} as a program ({type(error).__name__}: {error}); its "
+                f"weights and card are in {folder}"
+            ) from error
         before, after = network(example[:1]), program.module()(example[:1])
     if not torch.allclose(before, after, atol=1e-5):
         raise StoreError(f"the program of run {run_id} does not give its network's output; use the weights instead")
@@ -66,7 +72,8 @@ def write_program(store: Store, run_id: str, folder: Path) -> Path:
     if card.exists():
         shape = ", ".join(map(str, example.shape[1:]))
         with replacing(card) as temporary:
-            said = HOW.format(shape=shape, classes=before.shape[1])
+            probabilities = ", ".join(map(str, before.shape[1:]))
+            said = HOW.format(shape=shape, probabilities=probabilities)
             temporary.write_text(card.read_text(encoding="utf-8").rstrip() + "\n" + said, encoding="utf-8")
     return path
 

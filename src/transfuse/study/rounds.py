@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping
 
 from transfuse.results.store import Store
 from transfuse.specs import TrainSpec
+from transfuse.study.cut_sizes import size_of
 from transfuse.study.expand import PlannedRun, Planner, Searched, expand
 from transfuse.study.search import Lengths, searched
 from transfuse.study.search import choices as cuts_chosen
 from transfuse.study.search_file import write_search
-from transfuse.study.sources import fingerprint, network_sha256, open_data, split_data, weights_sha256
+from transfuse.study.sources import fingerprint, images_of, network_sha256, open_data, split_data, weights_sha256
 from transfuse.study.sweeps import Unfolded
 from transfuse.study.tuning import Rates, choices, tuned
 
@@ -37,7 +38,12 @@ def known_runs(unfolded: Unfolded, store: Store | None = None, rates: Rates | No
 
     def search(planner: Planner) -> Mapping[str, Searched]:
         split = split_data(study.data, open_data(study.data))
-        found = cuts_chosen(unfolded, planner, store, lengths_of(study.train, len(split.train)))
+        lengths, images = lengths_of(study.train, len(split.train)), images_of(split)
+
+        def parameters(label: str, arm: str) -> int:
+            return size_of(study.models[label], study.arms[arm], images)[0]
+
+        found = cuts_chosen(unfolded, planner, store, lengths, parameters)
         if store is not None:
             write_search(store, unfolded, found, split)
         return searched(found, unfolded)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
     from transfuse.specs import RunSpec
     from transfuse.training import Epoch
 
-CHECKPOINT = "last.ckpt"
+CHECKPOINT, BEST = "last.ckpt", "best.safetensors"
 
 
 def do_run(run: PlannedRun, tell: Tell, *, root: Path, device: str = "auto") -> None:
@@ -90,7 +89,12 @@ def _do(run: PlannedRun, store: Store, device: str, tell: Tell) -> RunRecord:
     if spec.init.lora is not None:
         add_lora_(model, blocks, rank=spec.init.lora, seed=spec.seed)
     steps_kept = snapshot_steps(spec.train.snapshots, total_steps(spec, split))
-    if run.continues is not None:
+    kept_first = [snapshot_file(step) for step in steps_kept[:1]]
+    if any(
+        not (folder / name).exists() for name in kept_first
+    ):  # snapshots of what a checkpoint has behind it are lost
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    elif run.continues is not None:
         _go_on_from(store, run.continues, folder)
     again = (folder / "checkpoints" / CHECKPOINT).exists()
     tell(Started(run.run_id, run.title, total_steps(spec, split), again))
@@ -158,11 +162,13 @@ def _go_on_from(store: Store, shorter: str, folder: Path) -> None:
     theirs, ours = store.run_folder(shorter) / "checkpoints", folder / "checkpoints"
     if (ours / CHECKPOINT).exists() or not (theirs / CHECKPOINT).exists():
         return
-    ours.mkdir(exist_ok=True)
-    for name in sorted(os.listdir(theirs), key=lambda name: name == CHECKPOINT):  # what the others belong to comes last
-        if not name.startswith("."):
+    try:
+        ours.mkdir(exist_ok=True)
+        for name in (BEST, CHECKPOINT):  # the checkpoint last, which makes use of the other
             with replacing(ours / name) as temporary:
                 shutil.copyfile(theirs / name, temporary)
+    except OSError:  # another study has just done with them: the training begins at its first step
+        shutil.rmtree(ours, ignore_errors=True)
 
 
 def _weight_notes(network: Network, spec: RunSpec, dataset: Dataset, store: Store) -> list[str]:

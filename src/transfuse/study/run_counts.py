@@ -46,6 +46,7 @@ def _of_search(unfolded: Unfolded, runs: Sequence[PlannedRun]) -> str:
     return (
         f"{_count(roles['arm'], 'run')} ({known} x {_count(len(study.seed_list), 'seed')})"
         + (f" and {_count(roles['source'], 'source run')}" if roles["source"] else "")
+        + (f", after {_count(roles['trial'], 'trial run')}" if roles["trial"] else "")
         + f"; a search over {cuts} ({study.search.strategy}){begins}; then the chosen cuts with every seed"
     )
 

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 MEASURED: dict[str, Any] = {"rank": "cut_ranking", "overlap": "cut_overlap", "screen": "cut_screen"}
 """The analysis that a strategy chooses by; the others train."""
 
+Parameters = Callable[[str, str], int]
+"""Gives the parameters of an arm of a network, by their labels."""
+
 FEWEST = 2
 """A search over one cut would be none."""
 
@@ -51,30 +54,42 @@ class Choice:
     Attributes:
         model: the network's label.
         cuts: the arms among which was chosen, the smallest network first.
+        whole: the one of them that is the whole network.
         rounds: what was looked at: `round, arm, quantity, value, low, high, steps, kept`.
         best: the arm with the best validation value; None while the search goes on.
         smallest: the smallest arm that loses no more than the slack.
         searched: the trainings of the search, in their order.
         measured: ids of the analyses by which it chose.
+        stopped: why it can choose nothing; empty where it can, or may yet.
+        needs_whole: whether the whole network is trained before the choice.
     """
 
     model: str
     cuts: tuple[str, ...]
+    whole: str
     rounds: tuple[Mapping[str, Any], ...] = ()
     best: str | None = None
     smallest: str | None = None
     searched: tuple[PlannedRun, ...] = ()
     measured: tuple[str, ...] = ()
+    stopped: str = ""
+    needs_whole: bool = False
 
     @property
     def finals(self) -> tuple[str, ...]:
-        """The cuts that are compared on the test part, as far as they are known; the whole network always is."""
-        chosen = {self.cuts[-1], self.best, self.smallest}
+        """The cuts that are compared on the test part, as far as they are known, with the whole network."""
+        chosen = {self.best, self.smallest}
+        if self.best is not None or self.needs_whole:
+            chosen |= {self.whole}
         return tuple(arm for arm in self.cuts if arm in chosen)
 
 
 class _UnfinishedError(Exception):
     """What the search needs next has no result yet; not an error."""
+
+
+class _StoppedError(Exception):
+    """What the search needs next will never have a result; says why."""
 
 
 @dataclass
@@ -85,14 +100,16 @@ class Cuts:
         spec: the search.
         label: the network's.
         arms: the cuts, the smallest first.
+        whole: the one that is the whole network.
         blocks: the cut after each block.
-        stages: for each cut, the number of the stage that ends there; None inside of a stage.
+        stages: for each cut, from the image on, the number of the stage that ends there; None inside of a stage.
         seeds: that the search trains with.
         margin, metric: of the search.
         lengths: of the whole training.
         planner: makes runs.
         store: where they are; None: nowhere yet.
-        measured_of: gives the rows of the search's own analysis of a network, None while it has not been done.
+        measured_of: gives the rows of the search's own analysis of a network, None while it has not been done, or why
+            it never will be.
         rounds: what was looked at so far.
         runs: what was asked for so far.
         analyses: ids of those that were read.
@@ -101,15 +118,16 @@ class Cuts:
     spec: SearchSpec
     label: str
     arms: tuple[str, ...]
+    whole: str
     blocks: Mapping[str, str]
-    stages: tuple[int | None, ...]
+    stages: Mapping[str, int | None]
     seeds: tuple[int, ...]
     margin: float
     metric: str
     lengths: Lengths
     planner: Planner
     store: Store | None
-    measured_of: Callable[[str], pd.DataFrame | None]
+    measured_of: Callable[[str], pd.DataFrame | str | None]
     rounds: list[dict[str, Any]] = field(default_factory=list)
     runs: list[PlannedRun] = field(default_factory=list)
     analyses: tuple[str, ...] = ()
@@ -159,6 +177,8 @@ class Cuts:
     def measured(self) -> pd.DataFrame:
         """The rows of the search's own analysis of the whole network."""
         found = self.measured_of(self.label)
+        if isinstance(found, str):
+            raise _StoppedError(found)
         if found is None:
             raise _UnfinishedError
         self.analyses = tuple(found["analysis_id"].unique())
@@ -208,7 +228,7 @@ def chosen(cuts: Cuts, values: Mapping[str, float]) -> _Chosen:
     """The cut with the best value, of equals the smallest; and the smallest that loses no more than the slack."""
     known = {arm: cuts.sign * values[arm] for arm in cuts.arms if arm in values and not math.isnan(values[arm])}
     if not known:
-        return _Chosen(cuts.arms[-1], cuts.arms[-1])
+        return _Chosen(cuts.whole, cuts.whole)
     best = max(known, key=lambda arm: known[arm])
     allowed = known[best] - cuts.spec.slack * cuts.margin
     return _Chosen(best, next(arm for arm in known if known[arm] >= allowed))
@@ -221,12 +241,13 @@ def _exhaustive(cuts: Cuts) -> _Chosen:
 
 def _two_stage(cuts: Cuts) -> _Chosen:
     """METHODS FT-9: the ends of the stages, then every block inside of the best stage."""
-    ends = [arm for arm, stage in zip(cuts.arms, cuts.stages, strict=True) if stage is not None]
+    order = list(cuts.stages)
+    ends = [arm for arm in order if cuts.stages[arm] is not None]
     coarse = cuts.train(ends, "ends of stages")
     best = chosen(cuts, _values(coarse)).best
     cuts.drop("ends of stages", [arm for arm in ends if arm != best])
-    at, before = cuts.arms.index(best), ends[: ends.index(best)]
-    inside = cuts.arms[cuts.arms.index(before[-1]) + 1 if before else 0 : at]
+    at, before = order.index(best), ends[: ends.index(best)]
+    inside = order[order.index(before[-1]) + 1 if before else 0 : at]
     fine = cuts.train(inside, "inside of the best stage") if inside else {}
     return chosen(cuts, {**_values(fine), best: _values(coarse)[best]})
 
@@ -248,15 +269,23 @@ def _halving(cuts: Cuts) -> _Chosen:
 
 
 def survivors(cuts: Cuts, found: Mapping[str, Arm | None]) -> list[str]:
-    """The cuts that go on: not significantly worse than the best less the slack, and at most the share that is kept."""
+    """The cuts that go on: the best ones, at most the share that is kept, and the smallest that is close to the best.
+
+    One that is significantly worse than the best less the slack does not go on.
+    """
     ranked = sorted(
         ((arm, one) for arm, one in found.items() if one is not None and math.isfinite(value_of(one))),
         key=lambda pair: -cuts.sign * value_of(pair[1]),
     )
     most = max(1, math.ceil(cuts.spec.keep * len(found)))
     allowed = cuts.spec.slack * cuts.margin
-    level = [arm for arm, one in ranked if arm == ranked[0][0] or not _worse(one, ranked[0][1], cuts.sign, allowed)]
-    return [arm for arm in cuts.arms if arm in level[:most]]
+    if not ranked:
+        return []
+    best = ranked[0][1]
+    level = [arm for arm, one in ranked if one is best or not _worse(one, best, cuts.sign, allowed)]
+    close = {arm for arm, one in ranked if cuts.sign * (value_of(one) - value_of(best)) >= -allowed}
+    smallest = next(arm for arm in cuts.arms if arm in close)  # what is looked for; it costs the least, too
+    return [arm for arm in cuts.arms if arm in (*level[:most], smallest)]
 
 
 def rungs(lengths: Lengths, count: int, keep: float) -> list[int | None]:
@@ -312,7 +341,7 @@ def _by_rows(cuts: Cuts, rows: pd.DataFrame, name: str, *, by_margin: bool) -> _
         found = chosen(cuts, values)
     else:  # on no metric's scale: more is better, and no margin can be said
         usable = {arm: values[arm] for arm in cuts.arms if math.isfinite(values.get(arm, math.nan))}
-        best = max(usable, key=lambda arm: usable[arm]) if usable else cuts.arms[-1]
+        best = max(usable, key=lambda arm: usable[arm]) if usable else cuts.whole
         found = _Chosen(best, best)
     cuts.drop(name, [arm for arm in cuts.arms if arm not in found])
     return found
@@ -334,16 +363,27 @@ _STRATEGIES: dict[str, Callable[[Cuts], _Chosen]] = {
 
 def look(cuts: Cuts) -> Choice:
     """How far a search is, from what is on disk."""
+    found: _Chosen | None = None
+    stopped = ""
     try:
-        found: _Chosen | None = _STRATEGIES[cuts.spec.strategy](cuts)
+        found = _STRATEGIES[cuts.spec.strategy](cuts)
+        last = cuts.rounds[-1]["round"] if cuts.rounds else ""
+        cuts.drop(last, [arm for arm in cuts.arms if arm not in found])
     except _UnfinishedError:
-        found = None
+        pass
+    except _StoppedError as why:
+        stopped = str(why)
     best, smallest = (None, None) if found is None else found
-    rounds = tuple(cuts.rounds)
-    return Choice(cuts.label, cuts.arms, rounds, best, smallest, tuple(cuts.runs), cuts.analyses)
+    needs_whole = cuts.spec.strategy in MEASURED
+    return Choice(
+        cuts.label, cuts.arms, cuts.whole, tuple(cuts.rounds), best, smallest, tuple(cuts.runs), cuts.analyses,
+        stopped, needs_whole,
+    )  # fmt: skip
 
 
-def choices(unfolded: Unfolded, planner: Planner, store: Store | None, lengths: Lengths) -> dict[str, Choice]:
+def choices(
+    unfolded: Unfolded, planner: Planner, store: Store | None, lengths: Lengths, parameters: Parameters
+) -> dict[str, Choice]:
     """How far the search over each network's cuts is; empty for a study that does not search.
 
     Args:
@@ -351,6 +391,7 @@ def choices(unfolded: Unfolded, planner: Planner, store: Store | None, lengths: 
         planner: of the study.
         store: where runs and analyses are; None: nowhere yet.
         lengths: of the study's training.
+        parameters: of a cut, by network and arm.
     """
     study = unfolded.study
     spec = study.search
@@ -365,14 +406,18 @@ def choices(unfolded: Unfolded, planner: Planner, store: Store | None, lengths: 
                 f"search.arm: the network {label} has {len(swept)} cuts at level {level!r}, and a search takes "
                 f"{FEWEST} or more; give arms.{spec.arm}.level: block"
             )
-        arms, blocks = cuts_of(unfolded, label), [arm.partition("@")[2] for arm in swept]
+        named, blocks = cuts_of(unfolded, label), [arm.partition("@")[2] for arm in swept]
+        arms, whole = named, named[-1]
+        if study.arms[whole].pool == "none":  # the head of an early cut can be larger than all that is cut off
+            arms = tuple(sorted(named, key=partial(parameters, label)))
         stage_of = {one.name: one.stage for one in unfolded.names(model, study.arms[arms[0]].level)}
         cuts = Cuts(
             spec=spec,
             label=label,
             arms=arms,
-            blocks=dict(zip(blocks, arms, strict=True)),
-            stages=tuple(stage_of[block] for block in blocks),
+            whole=whole,
+            blocks=dict(zip(blocks, named, strict=True)),
+            stages={arm: stage_of[block] for block, arm in zip(blocks, named, strict=True)},
             seeds=study.seed_list if spec.strategy == "exhaustive" else study.seed_list[: spec.seeds],
             margin=study.margin,
             metric=spec.metric or study.metric,
@@ -448,8 +493,8 @@ def _analysis(unfolded: Unfolded) -> AnalysisSpec | None:
     return AnalysisSpec(what=MEASURED[spec.strategy], arms=whole, seeds=study.seed_list[:1], level=level, **settings)
 
 
-def _measurements(unfolded: Unfolded, planner: Planner, store: Store | None, label: str) -> pd.DataFrame | None:
-    """The rows of the search's own analysis of a network; None while it has not been done."""
+def _measurements(unfolded: Unfolded, planner: Planner, store: Store | None, label: str) -> pd.DataFrame | str | None:
+    """The rows of the search's own analysis of a network; None while it has not been done, or why it never will be."""
     from transfuse.study.analyses import plan_analyses
 
     own = _analysis(unfolded)
@@ -458,4 +503,7 @@ def _measurements(unfolded: Unfolded, planner: Planner, store: Store | None, lab
     study = unfolded.study
     run = planner.of_arm(label, cuts_of(unfolded, label)[-1], study.seed_list[0])
     jobs = [job for job in plan_analyses(study, [run]) if job.spec == own]
+    record = store.record(run.run_id)
+    if own.what == "cut_overlap" and record is not None and record.status == "diverged":
+        return f"the training of the whole network ({run.arm}) diverged: {record.reason}"
     return store.measurements(jobs[0].row()) if jobs else None

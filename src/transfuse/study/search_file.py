@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from transfuse.results.cut_search import FILE
 from transfuse.results.store import Store, write_json
-from transfuse.specs import InitSpec, ModelSpec
-from transfuse.study.network import Images, skeleton
+from transfuse.study.cut_sizes import size_of
 from transfuse.study.search import Choice
 from transfuse.study.sources import images_of
 from transfuse.study.sweeps import Unfolded
@@ -33,10 +31,13 @@ def write_search(store: Store, unfolded: Unfolded, found: Mapping[str, Choice], 
             "arm": study.search.arm,
             "strategy": study.search.strategy,
             "metric": study.search.metric or study.metric,
+            "test_metric": study.metric,
             "margin": study.margin,
             "slack": study.search.slack,
             "seeds": len(study.seed_list) if study.search.strategy == "exhaustive" else study.search.seeds,
             "cuts": list(one.cuts),
+            "whole": one.whole,
+            "stopped": one.stopped,
             "rounds": [_plain(entry) for entry in one.rounds],
             "best": one.best,
             "smallest": one.smallest,
@@ -60,7 +61,7 @@ def _costs(store: Store, unfolded: Unfolded, found: Choice, split: Split) -> dic
     known = {
         arm: (facts["parameters"], facts["macs"]) for arm, facts in of_run.items() if facts.get("macs") is not None
     }
-    cuts = {arm: known.get(arm) or complexity_of(model, study.arms[arm], images) for arm in found.cuts}
+    cuts = {arm: known.get(arm) or size_of(model, study.arms[arm], images) for arm in found.cuts}
     seen: dict[str, float] = {}  # images that a run trained on, itself and those that it continues
     spent, of_best, longest = 0.0, 0.0, 0.0
     for run in found.searched:
@@ -75,8 +76,8 @@ def _costs(store: Store, unfolded: Unfolded, found: Choice, split: Split) -> dic
         of_best += work if run.arm == found.best else 0.0
     spent += sum(float(record.facts.get("macs") or 0.0) for record in _analyses(store, found))
     whole = longest or _planned(unfolded, split)
-    if study.search is not None and study.search.strategy == "overlap" and found.best != found.cuts[-1]:
-        spent += TRAINED * cuts[found.cuts[-1]][1] * whole  # the whole network is trained before the choice
+    if study.search is not None and study.search.strategy == "overlap" and found.best != found.whole:
+        spent += TRAINED * cuts[found.whole][1] * whole  # the whole network is trained before the choice
     seeds = len({run.spec.seed for run in found.searched}) or 1
     every = sum(TRAINED * macs * whole * seeds for _, macs in cuts.values())
     final = TRAINED * cuts[str(found.best)][1] * whole * seeds
@@ -104,21 +105,3 @@ def _analyses(store: Store, found: Choice) -> Sequence[Any]:
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row that JSON can hold: what is no number, and the end of an interval that is none, is nothing."""
     return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
-
-
-@cache
-def _complexity(model: ModelSpec, level: str, depth: int | str, pool: str, images: Images) -> tuple[int, int]:
-    from transfuse.models.complexity import complexity
-
-    found = complexity(
-        skeleton(model, InitSpec(level=level, truncate=depth, pool=pool), images),  # type: ignore[arg-type]
-        images.size,
-        images.channels,
-    )
-    return found.parameters, found.macs
-
-
-def complexity_of(model: ModelSpec, init: InitSpec, images: Images) -> tuple[int, int]:
-    """The parameters and MACs of an arm that is cut; counted once a process."""
-    assert init.truncate is not None
-    return _complexity(model, init.level, init.truncate, init.pool, images)

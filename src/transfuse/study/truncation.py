@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from transfuse.errors import SpecError, StoreError, nearest
-from transfuse.metrics import METRICS
+from transfuse.metrics import EVERY_METRIC
 from transfuse.results.cut_search import Search
 from transfuse.results.network_sizes import Sizes
 from transfuse.results.store import Store
-from transfuse.specs import InitSpec, SearchSpec, SourceSpec, StudySpec
+from transfuse.specs import InitSpec, ModelSpec, SearchSpec, SourceSpec, StudySpec
 from transfuse.specs.arm import EVERY, Level
 from transfuse.specs.search import Strategy
 from transfuse.study.carry_out import carry_out
@@ -103,10 +103,11 @@ def truncation_study(
 ) -> StudySpec:
     """The study that searches the cuts of an arm of another one.
 
-    A study that has a `search` is taken as it is. Of another, the arm that says `truncate: every` is searched; else the
-    named one, or the only one that transfers all blocks (`depth: all`), is cut after every block, and compared with
-    itself, whole: other arms, pairs, sources that nothing starts from and analyses are left out. Without a `level` it
-    is cut at every `block`, where its own level decides nothing else.
+    A study that has a `search` is taken as it is, with a `strategy` at the defaults of that. Of another study the arm
+    that says `truncate: every` is searched; else the named one, or the only one that transfers all blocks (`depth:
+    all`), is cut after every block, and compared with itself, whole: other arms, pairs, analyses and sources that
+    nothing starts from are left out. Without a `level` it is cut at every `block`, where its own level decides nothing
+    else.
 
     Raises:
         SpecError: no arm, or several, that could be meant; one that is cut already.
@@ -114,8 +115,14 @@ def truncation_study(
     if margin is not None:
         study = replace(study, margin=margin)
     if study.search is not None and arm is None:
-        spec = study.search if strategy is None else replace(_bare(study.search), strategy=strategy)
-        return replace(study, search=spec)
+        if level is not None:
+            raise SpecError(
+                f"level is {level!r}, and the study has a search of its own: change arms.{study.search.arm}.level in "
+                "its file, or name the arm to cut"
+            )
+        if strategy in (None, study.search.strategy):
+            return study
+        return replace(study, search=SearchSpec(arm=study.search.arm, strategy=strategy))
     name = arm or _meant(study)
     if name not in study.arms:
         raise SpecError(f"there is no arm {name!r} to cut; {nearest(name, study.arms)}")
@@ -128,7 +135,11 @@ def truncation_study(
     free = init.depth in (0, "all") and init.freeze in (0, "all") and init.truncate != EVERY and not init.tune
     init = replace(init, level=level or ("block" if free and init.level == "stage" else init.level), head="fresh")
     arms = {WHOLE: replace(init, truncate="all"), CUT: replace(init, truncate=EVERY)}
-    tune = study.tune if init.learning_rate is not None else "none"
+    if study.tune != "none" and init.learning_rate is None:
+        raise SpecError(
+            f"the study chooses learning rates (tune), and a search trains every cut at one: give arms.{name}."
+            "learning_rate, or name a run of the arm, whose rate is taken"
+        )
     models = study.models
     if not init.uses_weights:
         models = {label: replace(model, weights=None) for label, model in models.items()}
@@ -142,16 +153,11 @@ def truncation_study(
         baseline=WHOLE,
         pairs=(),
         analyses=(),
-        sources=_needed(study, init),
+        sources=_needed(study, init, models),
         train_fractions=(),
-        tune=tune,
+        tune="none",
         search=SearchSpec(arm=CUT, strategy=strategy or "halving"),
     )
-
-
-def _bare(search: SearchSpec) -> SearchSpec:
-    """A search without what goes with its strategy alone."""
-    return SearchSpec(arm=search.arm, metric=search.metric, slack=search.slack, seeds=search.seeds)
 
 
 def _meant(study: StudySpec) -> str:
@@ -167,9 +173,9 @@ def _meant(study: StudySpec) -> str:
     raise SpecError(f"which arm is to be cut? None says truncate: every, or alone depth: all; name one: {known}")
 
 
-def _needed(study: StudySpec, init: InitSpec) -> dict[str, SourceSpec]:
-    """The sources that an arm starts from, and theirs."""
-    asked = [init.weights or model.weights for model in study.models.values()] if init.uses_weights else []
+def _needed(study: StudySpec, init: InitSpec, models: Mapping[str, ModelSpec]) -> dict[str, SourceSpec]:
+    """The sources that an arm of networks starts from, and theirs."""
+    asked = [init.weights or model.weights for model in models.values()] if init.uses_weights else []
     found = set()
     while asked:
         name = (asked.pop() or "").removeprefix("run:")
@@ -181,7 +187,7 @@ def _needed(study: StudySpec, init: InitSpec) -> dict[str, SourceSpec]:
 
 
 def study_of_run(store: Store, run: str) -> tuple[StudySpec, str]:
-    """The study that a run is part of, with its network alone, and the run's arm.
+    """The study of a run, its network and arm alone, at the rate that it was trained at; and the arm's name.
 
     Args:
         store: where it is.
@@ -194,9 +200,27 @@ def study_of_run(store: Store, run: str) -> tuple[StudySpec, str]:
         plan = read_plan(store, name)
         for row in plan.rows:
             if row["run_id"] == run and row["role"] == "arm":
-                models = {row["model"]: plan.study.models[row["model"]]}
-                return replace(plan.study, models=models), str(row["arm"])
+                return _alone(plan.study, str(row["model"]), str(row["arm"]), row["learning_rate"]), str(row["arm"])
     raise StoreError(f"no study in {str(store.root)!r} has an arm with the run {run}; name the study's file instead")
+
+
+def _alone(study: StudySpec, label: str, arm: str, rate: float) -> StudySpec:
+    """A study of one network and one arm."""
+    model, init = study.models[label], study.arms[arm]
+    if study.tune != "none" and init.learning_rate is None:
+        init = replace(init, learning_rate=rate)
+    return replace(
+        study,
+        models={label: model},
+        arms={arm: init},
+        baseline=arm,
+        pairs=(),
+        analyses=(),
+        sources=_needed(study, init, {label: model}),
+        train_fractions=(),
+        tune="none",
+        search=None,
+    )
 
 
 def smallest_run(store: Store, plan: Plan, search: Search) -> str | None:
@@ -211,7 +235,7 @@ def smallest_run(store: Store, plan: Plan, search: Search) -> str | None:
         if record is None or record.status != "finished":
             continue
         monitor = str(record.facts.get("monitor"))
-        sign = 1 if monitor in METRICS and METRICS[monitor].higher_is_better else -1
+        sign = 1 if monitor in EVERY_METRIC and EVERY_METRIC[monitor].higher_is_better else -1
         value = record.facts.get("best_value")
         judged = -math.inf if value is None else sign * float(value)
         if best is None or judged > best[0]:

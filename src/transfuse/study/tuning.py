@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from transfuse.metrics import METRICS
+from transfuse.metrics import EVERY_METRIC
 from transfuse.results.store import RunRecord, Store
 from transfuse.specs import StudySpec
 from transfuse.specs.tune import TuneSpec
@@ -58,7 +58,7 @@ def choices(rows: Iterable[Mapping[str, Any]], store: Store) -> list[Choice]:
 
 def _choice(model: str, arm: str, trials: list[tuple[float, RunRecord]]) -> Choice:
     monitor = str(next((record.facts["monitor"] for _, record in trials if "monitor" in record.facts), "loss"))
-    sign = 1 if monitor in METRICS and METRICS[monitor].higher_is_better else -1
+    sign = 1 if monitor in EVERY_METRIC and EVERY_METRIC[monitor].higher_is_better else -1
     values: dict[float, float] = {}
     for rate in sorted({rate for rate, _ in trials}):
         own = [record for other, record in trials if other == rate]
