@@ -180,14 +180,27 @@ def test_a_class_of_one_patient_is_left_out_everywhere() -> None:
     assert found.cuts[0].logme == pytest.approx(rest.cuts[0].logme, abs=1e-6)
 
 
+def test_a_cut_of_dead_features_has_no_score_and_the_others_have() -> None:
+    images, labels, patients = planted(40)
+    dead = copy.deepcopy(Planted())
+    nn.init.zeros_(dead.layers[2].weight)
+    with pytest.warns(AnalysisWarning, match="at l2.* no feature varies over the images, so these cuts have no score"):
+        found = ranked(dead, images, labels, patients)
+    whole = ranked(Planted(), images, labels, patients)
+    scored = [cut for cut in found.cuts if not np.isnan(cut.probe)]
+    assert [cut.block for cut in scored] == ["l0", "l1"]
+    assert scored == list(whole.cuts[:2])
+    assert found.order() == tuple(block for block in whole.order() if block in ("l0", "l1"))
+    assert set(found.scores) == {"l0", "l1"}
+
+
 def test_what_cannot_be_ranked() -> None:
     images, labels, patients = planted(40)
     model = Planted()
-    dead, gone = copy.deepcopy(model), images.clone()
-    nn.init.zeros_(dead.layers[2].weight)
+    gone = images.clone()
     gone[3, 0, 0, 0] = torch.nan
-    with pytest.raises(AnalysisError, match="block 'l2': none of the 4 features varies over 40 images"):
-        ranked(dead, images, labels, patients)
+    with pytest.raises(AnalysisError, match="at no cut does a feature vary over 40 images"):
+        ranked(model, torch.ones_like(images), labels, patients)
     with pytest.raises(AnalysisError, match=r"'l0' has .* activations that are NaN"):
         ranked(model, gone, labels, patients)
     with pytest.raises(AnalysisError, match="expected at least two classes"):

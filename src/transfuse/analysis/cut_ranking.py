@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -16,8 +18,9 @@ from transfuse.analysis.before_head import BeforeHead, before_head
 from transfuse.analysis.knn import knn_scores
 from transfuse.analysis.layerwise_knn import labelled_batches
 from transfuse.analysis.logme import checked_features, columns_of, logme_of
-from transfuse.analysis.probe import STRENGTH, PatientFolds, patient_folds, probe, standardised
-from transfuse.errors import AnalysisError, BlocksError, DataError, nearest
+from transfuse.analysis.probe import STRENGTH, PatientFolds, is_dead, patient_folds, probe, standardised
+from transfuse.data.records import listed
+from transfuse.errors import AnalysisError, AnalysisWarning, BlocksError, DataError, nearest
 from transfuse.metrics import evaluate, find_metric
 from transfuse.models.blocks import Blocks, check_blocks
 from transfuse.models.weightless import run_weightless
@@ -38,6 +41,8 @@ class CutScore(NamedTuple):
         probe: the metric of the linear probe, on patients that it was not fitted on.
         knn: the metric of the nearest neighbours among other patients.
         logme: mean log evidence of a label, see `logme`; higher is better.
+
+    All three are NaN where no feature varies over the images.
     """
 
     block: str
@@ -78,7 +83,7 @@ class CutRanking:
         return self.forward_macs + self.scoring_macs
 
     def order(self, by: str = "probe") -> tuple[str, ...]:
-        """The blocks, best cut first; of equal ones the lower.
+        """The blocks, best cut first; of equal ones the lower; without cuts that have no score.
 
         Args:
             by: "probe", "knn" or "logme".
@@ -86,7 +91,8 @@ class CutRanking:
         if by not in SCORES:
             raise AnalysisError(f"unknown score {by!r} of cuts: {nearest(by, SCORES)}")
         sign = 1 if by == "logme" or find_metric(self.metric).higher_is_better else -1
-        return tuple(cut.block for cut in sorted(self.cuts, key=lambda cut: -sign * getattr(cut, by)))
+        known = [cut for cut in self.cuts if not math.isnan(getattr(cut, by))]
+        return tuple(cut.block for cut in sorted(known, key=lambda cut: -sign * getattr(cut, by)))
 
     def interval(self, block: str, confidence: float = 0.95) -> Estimate:
         """The probe's metric at a cut with its interval over patients; the folds are taken as given."""
@@ -156,8 +162,9 @@ def rank_cuts(
     Warns (AnalysisWarning) of classes of too few patients and of fewer patients than folds (`patient_folds`).
 
     Raises:
-        AnalysisError: NaN activations and features that are all constant, with the block's name; batches without
-            targets; fewer than two classes; a number of patients that does not fit; an unknown view.
+        AnalysisError: NaN activations, with the block's name; features that are constant at every cut (where they are
+            at some, these have no score, and a warning names them); batches without targets; fewer than two classes; a
+            number of patients that does not fit; an unknown view.
         SpecError: an unknown metric.
         DataError: a metric that these targets do not have.
         BlocksError: blocks that are not the network's.
@@ -181,6 +188,9 @@ def rank_cuts(
     found, said, macs = [], {}, 0
     for name, depth in points.items():
         own = torch.cat(vectors.pop(name))[torch.from_numpy(held.rows)]
+        if is_dead(own):
+            found.append(CutScore(name, depth, own.shape[1], math.nan, math.nan, math.nan))
+            continue
         try:
             scores, fits = probe(own, held, strength)
             near = _neighbours(own, held, k)
@@ -196,6 +206,18 @@ def rank_cuts(
         macs += fits + count * count * width + few * few * (many + 5 * few)
         found.append(CutScore(name, depth, width, values[0], values[1], evidence))
         said[name] = scores
+    dead = [cut.block for cut in found if cut.block not in said]
+    if len(dead) == len(found):
+        raise AnalysisError(
+            f"at no cut does a feature vary over {len(held.rows)} images: nothing can be read from them. Look for dead "
+            "units or one image repeated"
+        )
+    if dead:
+        warnings.warn(
+            f"at {listed(dead, 3)} no feature varies over the images, so these cuts have no score; look for dead units",
+            AnalysisWarning,
+            stacklevel=2,
+        )
     return CutRanking(tuple(found), metric, held, said, k, strength, pass_macs, macs)
 
 

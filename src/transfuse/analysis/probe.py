@@ -166,8 +166,8 @@ def standardised(features: ArrayLike | Tensor) -> np.ndarray:
     """
     x = checked_features(features).cpu().numpy()
     centred = x - x.mean(0)
-    spread, largest = centred.std(0), np.abs(x).max(0)
-    varies = spread > _CONSTANT * largest
+    spread = centred.std(0)
+    varies = spread > _CONSTANT * np.abs(x).max(0)
     if not varies.any():
         raise AnalysisError(
             f"none of the {x.shape[1]} features varies over {len(x)} images: nothing can be read from them. Look for "
@@ -212,3 +212,14 @@ def _warn(out: dict[int, int], asked: int, folds: int, patients: int) -> None:
         warnings.warn(
             f"folds is {asked} and there are {_people(patients)}: {folds} folds", AnalysisWarning, stacklevel=3
         )
+
+
+def is_dead(features: Tensor) -> bool:
+    """Whether none of the features (N, D) varies over the images: a head could tell nothing apart by them.
+
+    >>> import torch
+    >>> is_dead(torch.ones(4, 2)), is_dead(torch.eye(4))
+    (True, False)
+    """
+    x = features.double().cpu().numpy()
+    return bool(np.isfinite(x).all() and not (x.std(0) > _CONSTANT * np.abs(x).max(0)).any())

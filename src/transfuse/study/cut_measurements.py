@@ -37,9 +37,10 @@ def cut_ranking(looked: Looked) -> Found:
     metric = looked.job.cut_metric
     ranking = rank_cuts(model, batches_of(part, images), blocks, np.asarray(part.patient_ids)[order], metric=metric)
     for place, cut in enumerate(ranking.cuts):
-        span = ranking.interval(cut.block)
         where = {"block": cut.block, "position": place, "label": metric}
-        found.add("probe", cut.probe, low=span.low, high=span.high, **where)
+        span = ranking.interval(cut.block) if cut.block in ranking.scores else None
+        low, high = (math.nan, math.nan) if span is None else (span.low, span.high)
+        found.add("probe", cut.probe, low=low, high=high, **where)
         found.add("knn", cut.knn, **where)
         found.add("logme", cut.logme, block=cut.block, position=place)
     found.facts |= {"metric": metric, "images": len(order), "macs": ranking.macs}
