@@ -114,7 +114,13 @@ def test_a_rung_goes_on_from_the_one_below_as_if_it_had_never_stopped(tmp_path: 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "settings"),
-    [("rank", {}), ("rank", {"score": "logme"}), ("screen", {}), ("screen", {"trunk": "frozen"}), ("overlap", {})],
+    [
+        ("rank", {}),
+        ("screen", {}),
+        ("overlap", {}),
+        pytest.param("rank", {"score": "logme"}, marks=pytest.mark.exhaustive),
+        pytest.param("screen", {"trunk": "frozen"}, marks=pytest.mark.exhaustive),
+    ],
 )
 def test_a_search_by_an_analysis_trains_the_chosen_cut_alone(
     tmp_path: Path, plain_file: Path, strategy: str, settings: dict[str, str]
