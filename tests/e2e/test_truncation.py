@@ -254,7 +254,7 @@ def test_what_cannot_be_cut_is_named(study_file: Study, arms: str, settings: dic
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nothing.yaml"], "'nothing.yaml' is no study file and no one run"),
+        (["nothing.yaml"], "there is no study file 'nothing.yaml', and no run in"),
         (["{study}", "--strategy", "halfing"], "--strategy is 'halfing'; did you mean 'halving'"),
         (["{study}", "--level", "blocks"], "--level is 'blocks'; did you mean 'block'"),
         (["{study}", "--margin", "0"], "--margin is 0; expected a positive loss"),

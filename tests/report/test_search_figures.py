@@ -63,7 +63,7 @@ def test_nothing_is_drawn_before_anything_was_seen() -> None:
 @pytest.mark.parametrize(
     ("strategy", "quantity", "said"),
     [
-        ("rank", "probe", "AUROC of training images (cross-validated)"),
+        ("rank", "probe", "AUROC, held-out training images"),
         ("rank", "logme", "LogME"),
         ("overlap", "overlap", "overlap with random features"),
         ("screen", "auroc", "validation AUROC"),
@@ -81,7 +81,8 @@ def test_the_table_of_the_chosen_cuts() -> None:
     }
     arms = {("net", name): arm_of_scores(target, one, range(100)) for name, one in scores.items()}
     table = verdict_table(replace(SEARCH, verdict=verdict_on(SEARCH, arms)))
-    assert table.heads[4] == "Difference to cut@b"
-    assert table.rows[0][0] == "cut@b"
-    assert table.rows[0][4:] == ("chosen by the search", "")
-    assert "95 % interval" in table.rows[1][4]
+    assert table.heads[4] == "Difference to whole"
+    assert [row[0] for row in table.rows] == ["cut@b", "whole"]
+    assert "95 % interval" in table.rows[0][4]
+    assert table.rows[0][5].endswith("%")
+    assert table.rows[1][4:] == ("the whole network", "")

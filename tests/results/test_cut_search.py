@@ -114,7 +114,7 @@ def test_a_search_that_can_choose_nothing_says_why(tmp_path: Path) -> None:
 def test_the_test_part_is_told_in_the_metric_of_the_study(tmp_path: Path) -> None:
     found = search(tmp_path, metric="brier")
     found = replace(found, verdict=verdict_on(found, arms_of({"cut@a": 2.0, "cut@b": 2.0, "whole": 2.0})))
-    assert found.sentences()[2].startswith("On the test part cut@b has AUROC")
+    assert found.sentences()[2].startswith("On the test part the whole network has AUROC")
 
 
 def test_every_strategy_is_told() -> None:
@@ -130,33 +130,52 @@ def test_the_smaller_cut_is_named_where_it_is_shown(tmp_path: Path) -> None:
         "\N{NO-BREAK SPACE}", " "
     )
     assert "is the smallest that is at most 0.025 below it" in second
-    assert third.startswith("On the test part cut@b has AUROC ")
-    assert "the whole network" in third
-    assert last.startswith("cut@a is less than 0.05 worse (difference ")
-    assert last.endswith("use that.")
+    assert third.startswith("On the test part the whole network has AUROC ")
+    assert "cut@a 0." in third
+    assert "cut@b 0." in third
+    assert last == "So cut@a is shown to be less than 0.05 worse than the whole network."
+    assert (found.to_use, found.is_shown) == ("cut@a", True)
 
 
 def test_a_worse_cut_is_not_named(tmp_path: Path) -> None:
     found = search(tmp_path)
     found = replace(found, verdict=verdict_on(found, arms_of({"cut@a": 0.5, "cut@b": 2.0, "whole": 2.0})))
     assert found.verdict is not None
-    assert found.verdict.smallest == "cut@b"
-    last = found.sentences()[-1]
-    assert last.startswith("cut@a is not shown to be less than 0.05 worse")
-    assert last.endswith("use cut@b.")
+    assert found.verdict.smallest == found.to_use == "cut@b"
+    assert "cut@a 0." in found.sentences()[2]
+    assert found.sentences()[-1].startswith("So cut@b is shown to be less than 0.05 worse")
+
+
+def test_where_nothing_is_shown_the_best_cut_is_a_guess(tmp_path: Path) -> None:
+    found = search(tmp_path)
+    found = replace(found, verdict=verdict_on(found, arms_of({"cut@a": 0.5, "cut@b": 0.5, "whole": 2.0})))
+    assert found.verdict is not None
+    assert (found.verdict.smallest, found.to_use, found.is_shown) == ("whole", "cut@b", False)
+    assert found.sentences()[-1].startswith(
+        "So no cut is shown to be less than 0.05 worse than the whole network: cut@b"
+    )
+
+
+def test_differences_are_to_the_whole_network_with_its_sign(tmp_path: Path) -> None:
+    found = search(tmp_path)
+    verdict = verdict_on(found, arms_of({"cut@a": 1.0, "cut@b": 3.0, "whole": 2.0}))
+    assert verdict is not None
+    rows = {row.name: row for row in verdict.rows}
+    assert rows["cut@a"].difference < 0 < rows["cut@b"].difference
+    assert rows["cut@b"].difference == pytest.approx(rows["cut@b"].value - rows["whole"].value)
 
 
 def test_one_cut_is_said_once(tmp_path: Path) -> None:
     found = search(tmp_path, best="cut@a", smallest="cut@a")
     found = replace(found, verdict=verdict_on(found, arms_of({"cut@a": 2.0, "whole": 2.0})))
-    assert len(found.sentences()) == 3
+    assert len(found.sentences()) == 4
     assert "It chose cut@a" in found.sentences()[1]
 
 
 def test_a_smaller_cut_than_the_chosen_one_is_named_too(tmp_path: Path) -> None:
     found = search(tmp_path, strategy="exhaustive", best="whole", smallest="whole")
     found = replace(found, verdict=verdict_on(found, arms_of({"cut@a": 2.0, "cut@b": 2.0, "whole": 2.0})))
-    assert found.sentences()[-1].startswith("cut@a is less than 0.05 worse")
+    assert found.sentences()[-1].startswith("So cut@a is shown to be less than 0.05 worse")
 
 
 def test_of_an_exhaustive_search_the_smallest_of_all_cuts_is_named(tmp_path: Path) -> None:
@@ -164,7 +183,7 @@ def test_of_an_exhaustive_search_the_smallest_of_all_cuts_is_named(tmp_path: Pat
     found = replace(found, verdict=verdict_on(found, arms_of({"cut@a": 2.0, "cut@b": 2.0, "whole": 2.0})))
     assert found.verdict is not None
     assert found.verdict.smallest == "cut@a"
-    assert found.sentences()[-1].startswith("cut@a is less than 0.05 worse")
+    assert found.sentences()[-1].startswith("So cut@a is shown to be less than 0.05 worse")
 
 
 def test_without_the_chosen_runs_there_is_no_verdict(tmp_path: Path) -> None:

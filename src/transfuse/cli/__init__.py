@@ -127,7 +127,8 @@ def truncate(
     strategy
         exhaustive, two_stage, overlap, rank, screen or halving; default: the study's, else halving.
     arm
-        Which arm of the study is cut; default: the one that says truncate: every, or the only one with depth: all.
+        Which arm of the study is cut; default: the one that says truncate: every, or the only one with depth: all and
+        nothing frozen.
     level
         How finely it is cut: stage, block or layer; default: the arm's.
     to

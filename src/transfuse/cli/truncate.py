@@ -49,8 +49,11 @@ def meant(
     known = sorted(path.name for path in (store.root / "runs").glob("*") if path.is_dir())
     found = [name for name in known if name.startswith(source)]
     if len(found) != 1:
-        which = f"{len(found)} runs in {str(store.root)!r} begin so" if found else nearest(source, known)
-        raise SpecError(f"{source!r} is no study file and no one run: {which}")
+        which = f"{len(found)} runs" if found else "no run"
+        near = f" ({nearest(source, known)})" if not found and 0 < len(known) <= 20 else ""
+        raise SpecError(
+            f"there is no study file {source!r}, and {which} in {str(store.root)!r} whose id begins so{near}"
+        )
     if overrides:
         raise SpecError(
             f"{' '.join(overrides)}: a run's study is taken as it was; name its file, with the changes, instead"
@@ -84,8 +87,14 @@ def export_smallest(
             shutil.rmtree(store.study_folder(plan.study.name) / SMALLEST / search.model, ignore_errors=True)
         folder = (to or store.study_folder(plan.study.name) / SMALLEST) / search.model
         written = [*export(store.run_folder(run), folder, licence=licence), write_program(store, run, folder)]
-        assert search.verdict is not None
-        say(console, f"\nThe network to use, {search.verdict.smallest} (run {run}):", style="bold")
+        seed = next(row["seed"] for row in plan.rows if row["run_id"] == run)
+        shown = "" if search.is_shown else ", the best guess, which is not shown to be as good as the whole one"
+        which = f"{search.to_use} of {search.model}{shown}; run {run}, seed {seed}, the best on validation data"
+        say(
+            console,
+            f"\nThe network to use: {which}. How this one seed does on the test part stands in its card:",
+            style="bold",
+        )
         for path in written:
             say(console, f"  {path}", soft_wrap=True)
     return complete

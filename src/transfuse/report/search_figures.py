@@ -113,11 +113,11 @@ def quantity_of(found: Search) -> str:
     if seen in _NAMES:
         return _NAMES[seen]
     name = phrases.metric_name(found.metric)
-    return f"{name} of training images (cross-validated)" if found.strategy == "rank" else f"validation {name}"
+    return f"{name}, held-out training images" if found.strategy == "rank" else f"validation {name}"
 
 
 def verdict_table(found: Search) -> Table:
-    """The cuts that were compared on the test part, against the one that the search found best."""
+    """The cuts that were compared on the test part, against the whole network."""
     name, gap = phrases.metric_name(found.test_metric), phrases.trimmed(found.margin)
     assert found.verdict is not None
     heads = (
@@ -125,12 +125,12 @@ def verdict_table(found: Search) -> Table:
         "Parameters",
         "MACs",
         f"Test {name}",
-        f"Difference to {found.verdict.best}",
+        f"Difference to {found.verdict.whole}",
         f"P(less than {gap} worse)",
     )
     rows = []
     for row in found.verdict.rows:
-        same = row.name == found.verdict.best
+        same = row.name == found.verdict.whole
         ends = phrases.interval(row.low, row.high)
         rows.append(
             (
@@ -138,7 +138,7 @@ def verdict_table(found: Search) -> Table:
                 amount(found.parameters[row.name]),
                 amount(found.macs_of[row.name], "macs"),
                 phrases.number(row.value),
-                "chosen by the search" if same else f"{phrases.signed(row.difference)}\n{ends}",
+                "the whole network" if same else f"{phrases.signed(row.difference)}\n{ends}",
                 "" if same else share(row.probability) if not math.isnan(row.probability) else "no test",
             )
         )

@@ -55,21 +55,22 @@ class Seen:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The chosen cuts on the test part, held against the one that was best on validation data.
+    """The chosen cuts on the test part, held against the whole network, which was named before that part was seen.
 
     Args:
-        best: that cut; it was named before the test part was seen.
-        smallest: the smallest cut that is shown to be less than the margin worse, with Holm's correction.
+        whole: the arm of the whole network.
+        smallest: the smallest cut that is shown to be less than the margin worse, with Holm's correction; `whole` where
+            none is.
         rows: every cut that was compared, the smallest network first.
     """
 
-    best: str
+    whole: str
     smallest: str
     rows: tuple[Candidate, ...]
 
     @property
     def of_smallest(self) -> Candidate:
-        """The row of the smallest cut: its difference to the best and the 95 % interval of that."""
+        """The row of the smallest cut: its difference to the whole network and the 95 % interval of that."""
         return next(row for row in self.rows if row.name == self.smallest)
 
 
@@ -147,34 +148,39 @@ class Search:
             )
         return said + self._on_the_test_part()
 
+    @property
+    def to_use(self) -> str | None:
+        """The cut to use: the smallest that is shown to be as good as the whole network, else the best guess."""
+        return self.verdict.smallest if self.verdict is not None and self.is_shown else self.best
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether the cut to use is shown to be less than the margin worse than the whole network, or is that."""
+        return self.verdict is not None and (self.verdict.smallest != self.whole or self.best == self.whole)
+
     def _on_the_test_part(self) -> list[str]:
-        if self.verdict is None or self.best is None or self.smallest is None:
+        if self.verdict is None:
             return []
+        name, gap = phrases.metric_name(self.test_metric), phrases.trimmed(self.margin)
         rows = {row.name: row for row in self.verdict.rows}
-        best, whole = self.best, self.whole
-        said = [
-            f"On the test part {best} has {phrases.metric_name(self.test_metric)} {phrases.number(rows[best].value)}"
-        ]
-        if whole in rows and whole != best:
-            said.append(f"the whole network {phrases.number(rows[whole].value)} ({_difference(rows[whole])})")
-        text = ", ".join(said) + "."
-        found = self.verdict.smallest
-        if best == self.smallest == found:
+        said = [f"On the test part the whole network has {name} {phrases.number(rows[self.whole].value)}"]
+        for row in self.verdict.rows:
+            if row.name in (self.best, self.smallest, self.verdict.smallest) and row.name != self.whole:
+                off = f"{phrases.signed(row.difference)}, {phrases.interval(row.low, row.high)}"
+                chance = f"probability that it is less than {gap} worse: {share(row.probability)}"
+                said.append(f"{row.name} {phrases.number(row.value)} (difference to it {off}; {chance})")
+        text = "; ".join(said) + "."
+        if self.verdict.smallest != self.whole:
+            return [text, f"So {self.verdict.smallest} is shown to be less than {gap} worse than the whole network."]
+        if self.best == self.whole:
             return [text]
-        row, gap = rows[self.smallest if found == best else found], phrases.trimmed(self.margin)
-        chance = f"{_difference(row)}; probability {share(row.probability)}"
-        if found == row.name:
-            return [text, f"{row.name} is less than {gap} worse ({chance}): use that."]
-        return [text, f"{row.name} is not shown to be less than {gap} worse ({chance}): use {best}."]
+        guess = f"So no cut is shown to be less than {gap} worse than the whole network: {self.best} is the best guess"
+        return [text, f"{guess}, and more test patients or seeds would tell."]
 
     def _size(self, arm: str) -> str:
         size, whole = self.parameters[arm], self.parameters[self.whole]
         part = f", {share_of_work(size / whole)} of the whole network's" if size < whole else ""
         return f"{amount(size)} parameters{part}; {amount(self.macs_of[arm], 'macs')} MACs"
-
-
-def _difference(row: Candidate) -> str:
-    return f"difference {phrases.signed(row.difference)}, {phrases.interval(row.low, row.high)}"
 
 
 def share_of_work(value: float) -> str:
@@ -236,9 +242,9 @@ def verdict_on(search: Search, tested: Mapping[tuple[str, str], Arm]) -> Verdict
     from transfuse.statistics.smallest import smallest_not_worse
 
     arms = {arm: tested[search.model, arm] for arm in search.cuts if (search.model, arm) in tested}
-    if search.best is None or search.best not in arms or search.smallest not in arms:
+    if search.best is None or not {search.best, search.smallest, search.whole} <= set(arms):
         return None
     found: Smallest = smallest_not_worse(
-        arms, {arm: float(search.parameters[arm]) for arm in arms}, margin=search.margin, reference=search.best
+        arms, {arm: float(search.parameters[arm]) for arm in arms}, margin=search.margin, reference=search.whole
     )
     return Verdict(found.reference, found.name, found.rows)

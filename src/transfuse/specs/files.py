@@ -31,7 +31,7 @@ def study_from(content: Mapping[str, Any], where: str = "") -> StudySpec:
     if isinstance(named := left.get("analyses"), str | list):  # a bare name is an analysis with its defaults
         every = [named] if isinstance(named, str) else named
         left["analyses"] = [{"what": one} if isinstance(one, str) else one for one in every]
-    if "metric" not in left and _segments(left.get("data")):
+    if "metric" not in left and segments(left.get("data")):
         left["metric"] = "dice"
     strange = _not_plain(left)
     if strange:
@@ -61,7 +61,7 @@ def study_from(content: Mapping[str, Any], where: str = "") -> StudySpec:
     raise SpecError(tuple(problems), where)
 
 
-def _segments(data: Any) -> bool:
+def segments(data: Any) -> bool:
     return isinstance(data, dict) and (data.get("mask_column") is not None or data.get("name") in SEGMENTATIONS)
 
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, get_args
 from transfuse.errors import SpecError
 from transfuse.specs.arm import InitSpec
 from transfuse.specs.data import DataSpec
+from transfuse.specs.files import segments
 from transfuse.specs.metric import Metric
 from transfuse.specs.model import ModelSpec
 from transfuse.specs.study import SourceSpec, StudySpec
@@ -55,7 +56,7 @@ def readable_part(content: Mapping[str, Any]) -> StudySpec | None:
         if used == sources:
             break
         sources = used
-    metric = content.get("metric", "auroc")
+    metric = content.get("metric", "dice" if segments(content.get("data")) else "auroc")
     try:
         return StudySpec(
             name="study",

@@ -51,6 +51,7 @@ def write_program(store: Store, run_id: str, folder: Path) -> Path:
 
     declare_operators()
     network, example = _with_normalisation(store, run_id)
+    network.requires_grad_(False)
     batch = torch.export.Dim("batch", min=1, max=65536)
     with torch.no_grad():
         try:

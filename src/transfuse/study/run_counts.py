@@ -42,12 +42,14 @@ def _of_search(unfolded: Unfolded, runs: Sequence[PlannedRun]) -> str:
     cuts = " and ".join(f"{count} of {label}" if len(of) > 1 else count for label, count in of.items())
     known = _count(len({(run.model, run.arm) for run in runs if run.role == "arm"}), "arm")
     first = "short run" if study.search.strategy == "halving" else "run"
+    lengths = sorted({run.spec.train.steps for run in runs if run.role == "search" and run.spec.train.steps})
+    at = f" from {lengths[0]} steps on" if study.search.strategy == "halving" and lengths else ""
     begins = f", which begins with {_count(roles['search'], first)}" if roles["search"] else ""
     return (
         f"{_count(roles['arm'], 'run')} ({known} x {_count(len(study.seed_list), 'seed')})"
         + (f" and {_count(roles['source'], 'source run')}" if roles["source"] else "")
         + (f", after {_count(roles['trial'], 'trial run')}" if roles["trial"] else "")
-        + f"; a search over {cuts} ({study.search.strategy}){begins}; then the chosen cuts with every seed"
+        + f"; a search over {cuts} ({study.search.strategy}{at}){begins}; then the chosen cuts with every seed"
     )
 
 

@@ -32,8 +32,9 @@ class Truncation(NamedTuple):
     Attributes:
         search: what was looked at, chosen, and found on the test part; what it cost.
         sizes: every arm that was compared, by parameters, MACs and (with `latency`) measured latency: the Pareto front.
-        run_id: the training to use: of the smallest network that is shown to be as good, the seed with the best
-            validation value; None where nothing has finished.
+        run_id: the training to use: of the smallest network that is shown to be as good as the whole one
+            (`search.is_shown`), else of the best guess, the seed with the best validation value; None where nothing has
+            finished.
         conclusion: all else that a report shows.
         plan: the study that was carried out.
     """
@@ -147,8 +148,8 @@ def truncation_study(
         study,
         name=f"{study.name}-truncated",
         models=models,
-        title="",
-        question="",
+        title=f"How small can {name} of {study.name} be?",
+        question="Is the network as good when it is cut off early?",
         arms=arms,
         baseline=WHOLE,
         pairs=(),
@@ -164,13 +165,17 @@ def _meant(study: StudySpec) -> str:
     """The arm to cut, where none was named."""
     swept = [name for name, init in study.arms.items() if "truncate" in init.sweeps]
     whole = [name for name, init in study.arms.items() if init.depth == "all" and not init.sweeps and init.freeze == 0]
-    for found in (swept, whole, list(study.arms)):
+    alone = list(study.arms) if all(model.weights is None for model in study.models.values()) else []
+    for found in (swept, whole, alone):
         if len(found) == 1:
             return found[0]
         if found:
             break
     known = ", ".join(map(repr, study.arms))
-    raise SpecError(f"which arm is to be cut? None says truncate: every, or alone depth: all; name one: {known}")
+    raise SpecError(
+        "which arm is to be cut? There is not exactly one that says truncate: every, or depth: all with nothing "
+        f"frozen; name one with --arm (in Python arm=): {known}"
+    )
 
 
 def _needed(study: StudySpec, init: InitSpec, models: Mapping[str, ModelSpec]) -> dict[str, SourceSpec]:
@@ -224,12 +229,10 @@ def _alone(study: StudySpec, label: str, arm: str, rate: float) -> StudySpec:
 
 
 def smallest_run(store: Store, plan: Plan, search: Search) -> str | None:
-    """Of the smallest network that is shown to be as good, the training with the best validation value."""
-    if search.verdict is None:
-        return None
+    """Of the network to use, the training with the best validation value; None where it has not been trained."""
     best: tuple[float, str] | None = None
     for row in plan.rows:
-        if (row["model"], row["arm"], row["role"]) != (search.model, search.verdict.smallest, "arm"):
+        if (row["model"], row["arm"], row["role"]) != (search.model, search.to_use, "arm"):
             continue
         record = store.record(row["run_id"])
         if record is None or record.status != "finished":
