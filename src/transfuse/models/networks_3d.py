@@ -57,7 +57,8 @@ def network_3d(name: str, *, classes: int, channels: int = 3, image_size: int | 
     if image_size is not None and image_size < SMALLEST[name]:
         raise SpecError(
             f"Volumes of {image_size} voxels a side are too small for {name!r}, whose total stride is "
-            f"{TOTAL_STRIDE[name]}: its last stride would {'leave' if name in UNETS_3D else 'find'} a single voxel. It takes {SMALLEST[name]} or more (data.size)."
+            f"{TOTAL_STRIDE[name]}: its last stride would {'leave' if name in UNETS_3D else 'find'} a single voxel. It "
+            f"takes {SMALLEST[name]} or more (data.size)."
         )
     declare_operators()
     try:

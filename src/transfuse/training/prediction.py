@@ -76,7 +76,7 @@ def predict(
 
 
 def segment(model: nn.Module, part: Part, *, device: str | None = None) -> np.ndarray:
-    """Predicted masks (N, size, size), of volumes (N, size, size, size), uint8, for every image of `part`, in its order.
+    """Predicted masks (N, size, size) uint8 for every image of `part`, in its order; (N, size, size, size) of volumes.
 
     Raises:
         TrainingError: an empty part, data without masks, or a network whose output does not fit the classes.

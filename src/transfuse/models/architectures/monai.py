@@ -1,11 +1,11 @@
 """Blocks of MONAI's DenseNet and BasicUNet.
 
-Those of the DenseNet are those of the 2D one, except that the ReLU after the last norm is a module of its head. That ReLU
-works in place and so overwrites the norm's output: the block ends after it, as in timm. MONAI's ResNets have the modules
-of torchvision's and need no data of their own.
+Those of the DenseNet are those of the 2D one, except that the ReLU after the last norm is a module of its head. That
+ReLU works in place and so overwrites the norm's output: the block ends after it, as in timm. MONAI's ResNets have the
+modules of torchvision's and need no data of their own.
 
-The U-Net's are the levels of its encoder, then those of its decoder; in `layer` each convolution with its norm, and each
-transposed one. None of them is a cut: skips pass over every border inside, and above the last there is a map.
+Those of the U-Net are the levels of its encoder, then those of its decoder; in `layer` each convolution with its norm,
+and each transposed one. None is a cut: skips pass over every border inside, and above the last block there is a map.
 """
 
 from __future__ import annotations
