@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -100,3 +102,20 @@ def test_as_a_data_set() -> None:
 def test_impossible_requests(arguments: dict, message: str) -> None:
     with pytest.raises(DataError, match=message):
         embolism_phantom(**({"index": 0} | arguments))
+
+
+def test_vessels_and_clots_are_masks_of_their_volumes(cache: Path) -> None:
+    volumes = open_dataset("embolism-phantom", count=6, size=32)
+    data = open_dataset("embolism-vessels", count=6, size=32)
+    assert (data.info.task, data.info.classes) == ("segmentation", ("background", "blood", "clot"))
+    np.testing.assert_array_equal(data.pixels(), volumes.pixels())
+    assert data.image_hashes == volumes.image_hashes
+    masks = data.masks()
+    np.testing.assert_array_equal(data.targets[:, 2], volumes.targets)  # clots where there is an embolism
+    np.testing.assert_array_equal(data.targets, np.stack([(masks == k).any((1, 2, 3)) for k in range(3)], 1))
+    grey = data.pixels()[:, 0]
+    assert grey[masks == 1].mean() > 1.3 * grey[masks == 2].mean() > 1.3 * grey[masks == 0].mean()
+    for file in cache.glob("masks-*.npy"):
+        file.unlink()
+    again = open_dataset("embolism-vessels", count=6, size=32)  # drawn again from the recipe
+    np.testing.assert_array_equal(again.masks(), masks)

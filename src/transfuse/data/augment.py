@@ -341,8 +341,8 @@ def volume(volumes: Tensor, generator: Generator) -> Move:
     """The one set for volumes (in no paper): `(n, C, D, H, W)`.
 
     Mirrored along each axis (p 0.5 each), turned by up to 10 degrees about a random axis, stretched by up to 5 %,
-    shifted by up to 5 % of the side along each axis; then `vary_intensity`. Mirroring makes left of right: not for
-    tasks that tell sides apart.
+    shifted by up to 5 % of the side along each axis; then `vary_intensity`. Mirroring makes left of right and
+    front of back: not for tasks that tell sides apart, nor parts that lie one in front of the other.
     """
     matrices, shifts = (values.to(volumes.device) for values in draw_moves(len(volumes), generator))
     return lambda batch, mode: move(batch, matrices, shifts, mode)

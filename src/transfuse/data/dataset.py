@@ -14,7 +14,10 @@ from transfuse.data.catalogue import MEDMNIST, TABLES, find_medmnist, find_path
 from transfuse.data.chasedb1 import NAME as CHASEDB1
 from transfuse.data.chasedb1 import OBSERVERS, read_chasedb1
 from transfuse.data.folder import read_folder
+from transfuse.data.hippocampus import NAME as HIPPOCAMPUS
+from transfuse.data.hippocampus import read_hippocampus
 from transfuse.data.images import FITS, to_pixels
+from transfuse.data.mask_volumes import cube_labels
 from transfuse.data.masks import square_labels
 from transfuse.data.nifti import NiftiFiles
 from transfuse.data.npz import read_npz
@@ -146,27 +149,34 @@ class Dataset:
     def masks(self) -> np.ndarray:
         """All masks `(N, size, size)` of a segmentation, uint8 class indices, read-only and shared as `pixels` are.
 
-        Each is brought to the size of its image by the same crop, padding or squashing, with the nearest label.
+        Those of volumes are `(N, size, size, size)`. Each is brought to the size of its image by the same crop, padding
+        or squashing, with the nearest label.
 
         Raises:
             DataError: the data set has no masks, or mask files are missing or changed.
             StoreError: the cache cannot be written.
         """
-        source, order = self._mask_source, self._mask_order
-        if source is None:
+        order = self._mask_order
+        if self._mask_source is None:
             raise DataError(f"{self.info.name} has no masks: its task is {self.info.task!r}, with labels of images")
         if self._masks is None:
-            shape, hashes = (len(self), self.size, self.size), self._mask_hashes
+            shape, hashes = (len(self), *self.shape[1:]), self._mask_hashes
 
             def stored(hashes: Sequence[str], render: Callable[[], Iterator[np.ndarray]]) -> np.ndarray:
                 path = mask_file(self._cache, hashes, shape[1:], self._fit, len(self.info.classes))
                 return shared_pixels(path, shape, np.dtype(np.uint8), render)
 
-            masks = stored(hashes, lambda: (square_labels(mask, self.size, self._fit) for mask in source.arrays()))
+            masks = stored(hashes, self._render_masks)
             if order is not None:
                 masks = stored([hashes[i] for i in order], lambda own=masks: (own[i] for i in order))  # type: ignore[misc]
             self._masks = masks
         return self._masks
+
+    def _render_masks(self) -> Iterator[np.ndarray]:
+        source: Any = self._mask_source
+        if self.info.spatial_dims == 3:
+            return (cube_labels(volume, self.size, self._fit) for volume in source.volumes())
+        return (square_labels(mask, self.size, self._fit) for mask in source.arrays())
 
     def _render(self) -> Iterator[np.ndarray]:
         how: Any = {"size": self.size, "channels": self.info.channels, "fit": self._fit, "white": self.white}
@@ -190,7 +200,7 @@ class Dataset:
 
 def dataset_names() -> tuple[str, ...]:
     """The data sets known by name: phantoms first, then the sets of MedMNIST, then sets with masks."""
-    return (*phantom_names(), *MEDMNIST, CHASEDB1)
+    return (*phantom_names(), *MEDMNIST, CHASEDB1, HIPPOCAMPUS)
 
 
 def open_dataset(
@@ -275,6 +285,9 @@ def open_dataset(
         if name == CHASEDB1 and path.is_dir():
             _refuse_columns(columns, name, "a folder of photographs and masks")
             records = read_chasedb1(path, observer=observer or "first", bad_images=bad_images, fit=fit, cache=folder)
+        elif name == HIPPOCAMPUS and path.is_dir():
+            _refuse_columns(columns, name, "folders of volumes and masks")
+            records = read_hippocampus(path, wanted)
         elif path.is_dir():
             _refuse_columns(columns, name, "a folder of class folders")
             records = read_folder(path, wanted)

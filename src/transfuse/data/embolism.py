@@ -26,12 +26,14 @@ class EmbolismPhantom:
         label: index into `EMBOLISM_CLASSES`.
         mask: share of each voxel that an embolus fills, 0 to 255, (size, size, size) uint8; zeros without any.
         emboli: how many.
+        vessels: share of each voxel that lies in a vessel, be it blood or clot, 0 to 255, as `mask`.
     """
 
     image: np.ndarray
     label: int
     mask: np.ndarray
     emboli: int
+    vessels: np.ndarray
 
 
 def embolism_phantom(index: int, *, size: int = 32, seed: int = 0) -> EmbolismPhantom:
@@ -65,7 +67,7 @@ def embolism_phantom(index: int, *, size: int = 32, seed: int = 0) -> EmbolismPh
     image += (blood * (1 + 0.04 * smooth_volume(scan, 4, size)) - image) * lumen  # contrast agent mixes unevenly
     image += (tissue - image) * clot
     image += scan.uniform(0.02, 0.05) * stream(seed, _NOISE, index, size).standard_normal(image.shape, dtype=np.float32)
-    return EmbolismPhantom(to_bytes(image)[None], label, to_bytes(clot), len(emboli.radius))
+    return EmbolismPhantom(to_bytes(image)[None], label, to_bytes(clot), len(emboli.radius), to_bytes(lumen))
 
 
 def embolism_label(index: int, *, seed: int = 0) -> int:

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -23,6 +23,9 @@ from transfuse.data.files import ScannedFile, in_parallel, stamp_of
 from transfuse.data.images import BROKEN, decode, reason_of, square
 from transfuse.data.records import Exclusion, listed
 from transfuse.errors import DataError
+
+if TYPE_CHECKING:
+    from transfuse.data.mask_volumes import MaskVolumes
 
 BACKGROUND = "background"
 _MOST = 256  # classes that a stored mask (uint8) can hold
@@ -50,7 +53,7 @@ class Masks(NamedTuple):
         exclusions: the others, where it was asked to leave them out.
     """
 
-    source: MaskFiles
+    source: MaskFiles | MaskVolumes
     hashes: tuple[str, ...]
     classes: tuple[str, ...]
     present: np.ndarray
@@ -155,12 +158,41 @@ def read_masks(
             problems[i] = fact.reason
         elif wrong := _other_size(fact, image, file):
             problems[i] = wrong
+    return usable_masks(MaskFiles, paths, names, facts, problems, where, classes=classes, bad_images=bad_images)
+
+
+def usable_masks(
+    kind: type[MaskFiles] | type[MaskVolumes],
+    paths: Sequence[Path | None],
+    names: Sequence[str],
+    facts: Sequence[MaskFacts],
+    problems: dict[int, str],
+    where: str,
+    *,
+    classes: Sequence[str],
+    bad_images: str,
+) -> Masks:
+    """The masks of which nothing speaks against them, with their classes; arguments as of `read_masks`.
+
+    Args:
+        kind: what gives the label maps.
+        paths: a mask for each image.
+        names: sample ids.
+        facts: what is known of each mask.
+        problems: by position, what speaks against a mask; labels that no class has are added.
+        where: what the message says they are of.
+        classes: names in the order of the labels.
+        bad_images: "raise" or "exclude".
+
+    Raises:
+        DataError: as `read_masks`.
+    """
     names_of_classes, strange = _labels([fact for i, fact in enumerate(facts) if i not in problems], classes, where)
     for i, fact in enumerate(facts):
         if i not in problems and (unknown := strange(fact.values)):
             problems[i] = unknown
     if problems and (bad_images == "raise" or len(problems) == len(facts)):
-        raise _unusable([f"{paths[i] or names[i]}: {problems[i]}" for i in sorted(problems)], where)
+        raise _unusable([f"{paths[i] or names[i]}: {problems[i]}" for i in sorted(problems)], where, kind is MaskFiles)
     good = [i for i in range(len(facts)) if i not in problems]
     two = len(names_of_classes) == 2
     present = np.zeros((len(good), len(names_of_classes)), np.float32)
@@ -168,7 +200,7 @@ def read_masks(
         present[row, [int(value > 0) if two else value for value in facts[i].values]] = 1
     hashes = tuple(facts[i].sha256 for i in good)
     return Masks(
-        MaskFiles(tuple(str(paths[i]) for i in good), hashes, two),
+        kind(tuple(str(paths[i]) for i in good), hashes, two),
         hashes,
         names_of_classes,
         present,
@@ -254,13 +286,14 @@ def _labels(facts: Sequence[MaskFacts], classes: Sequence[str], where: str) -> t
     return names, _Unknown(frozenset(range(2 if count == 1 and found <= {0, 1, 255} else count)), two)
 
 
-def _unusable(problems: Sequence[str], where: str) -> DataError:
+def _unusable(problems: Sequence[str], where: str, flat: bool) -> DataError:
     shown = "".join(f"\n  - {problem}" for problem in problems[:10])
     more = f"\n  ... and {len(problems) - 10} more" if len(problems) > 10 else ""
     count = "1 mask" if len(problems) == 1 else f"{len(problems)} masks"
+    wanted = "of the size of their images, as PNG (JPEG smears labels)" if flat else "on the voxels of their volumes"
     return DataError(
         f"{where}: {count} cannot be used:{shown}{more}\n"
-        "Cure: masks of the size of their images, as PNG (JPEG smears labels), with the class index as value (0 for "
-        "the background, 1, 2, ... without gaps; 255 for pixels to ignore is not supported), or leave such images out "
+        f"Cure: masks {wanted}, with the class index as value (0 for the "
+        "background, 1, 2, ... without gaps; 255 for pixels to ignore is not supported), or leave such images out "
         "by name and count with bad_images: exclude."
     )

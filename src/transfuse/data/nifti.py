@@ -95,14 +95,23 @@ def decode_nifti(data: bytes) -> Volume:
 
 def inspect_nifti(data: bytes) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
     """The shape (D, H, W) and the sides of a voxel in mm, without reading the values; DataError as `decode_nifti`."""
+    image, spacing = oriented(data)
+    width, height, depth = image.shape[:3]
+    return (depth, height, width), spacing
+
+
+def oriented(data: bytes) -> tuple[Any, tuple[float, float, float]]:
+    """nibabel's image, with axes to the left, the back and the head (W, H, D), and the sides of a voxel (D, H, W).
+
+    Raises:
+        DataError: as `decode_nifti`, but for the values, which are not read yet.
+    """
     try:
-        image, spacing = _turned(data)
+        return _turned(data)
     except TransfuseError:
         raise
     except Exception as error:  # nibabel has a dozen, of no common family
         raise DataError(_reason(error)) from None
-    width, height, depth = image.shape[:3]
-    return (depth, height, width), spacing
 
 
 def _turned(data: bytes) -> tuple[Any, tuple[float, float, float]]:

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 from transfuse.data.files import ImageFiles, ScannedFile, channels_and_white, file_notes, usable_files
 from transfuse.data.files import median_side as median_side_of_pictures
+from transfuse.data.mask_volumes import read_mask_volumes
+from transfuse.data.masks import Masks, read_masks
 from transfuse.data.nifti import WHITE, NiftiFiles, Window, is_nifti, median_side, usable_volumes, volume_notes
 from transfuse.data.records import Exclusion, listed
 from transfuse.data.volumes import OF_A_VOLUME
@@ -87,3 +89,14 @@ def open_files(paths: Sequence[Path], sample_ids: Sequence[str], wanted: Wanted)
         "side": median_side_of_pictures(files, wanted.fit),
     }  # fmt: skip
     return Opened(good, exclusions, fields, lambda left_out: file_notes(files, left_out, wanted.fit, names), files)
+
+
+def masks_of(
+    opened: Opened, masks: Sequence[Path | None], sample_ids: Sequence[str], paths: Sequence[Path], where: str,
+    classes: Sequence[str], bad_images: str, cache: Path,
+) -> Masks:  # fmt: skip
+    """The masks of the files that can be used, of pictures or of volumes; arguments and errors as of `read_masks`."""
+    how: dict[str, Any] = {"classes": classes, "bad_images": bad_images, "cache": cache}
+    if opened.fields.get("spatial_dims") == 3:
+        return read_mask_volumes(masks, sample_ids, paths, where, **how)
+    return read_masks(masks, sample_ids, paths, opened.files, where, **how)

@@ -81,7 +81,9 @@ class Records:
     synthetic: bool = False
     notes: tuple[str, ...] = ()
     exclusions: tuple[Exclusion, ...] = ()
-    masks: ImageSource | None = None  # of a segmentation: label maps, uint8; `targets` say which classes are in them
+    masks: ImageSource | VolumeSource | None = (
+        None  # of a segmentation: label maps, uint8; `targets` say which classes are in them
+    )
     mask_hashes: tuple[str, ...] = ()
     spatial_dims: int = 2  # 3: `images` gives volumes
     values: str = ""  # of volumes: what decides the voxels beside the files, such as a window of values

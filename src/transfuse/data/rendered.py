@@ -13,6 +13,8 @@ import numpy as np
 from transfuse.data.cache import key_of, pixel_file, remembered, write_pixels
 from transfuse.data.phantoms import PHANTOMS, phantoms, subpixel_lesions
 from transfuse.data.records import Records
+from transfuse.data.vessel_volumes import NAME as VESSEL_VOLUMES
+from transfuse.data.vessel_volumes import read_vessel_volumes
 from transfuse.data.vessels import NAME as VESSELS
 from transfuse.data.vessels import read_vessels
 from transfuse.data.volumes import OF_A_VOLUME, Volume
@@ -59,7 +61,7 @@ class PhantomVolumes:
 
 def phantom_names() -> tuple[str, ...]:
     """The phantoms that can be opened as data sets."""
-    return (*PHANTOMS, VESSELS)
+    return (*PHANTOMS, VESSELS, VESSEL_VOLUMES)
 
 
 def read_phantom(name: str, *, count: int | None, size: int, seed: int, cache: Path) -> Records:
@@ -70,6 +72,8 @@ def read_phantom(name: str, *, count: int | None, size: int, seed: int, cache: P
     """
     if name == VESSELS:
         return read_vessels(count=count, size=size, seed=seed, recipe=_recipe(), cache=cache)
+    if name == VESSEL_VOLUMES:
+        return read_vessel_volumes(count=count, size=size, seed=seed, recipe=_recipe(), cache=cache)
     phantom = PHANTOMS[name]
     count = count or phantom.default_count
     store = cache / f"phantom-{key_of(name, count, size, seed, _recipe())}.npz"

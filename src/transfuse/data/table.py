@@ -11,8 +11,7 @@ import numpy as np
 
 from transfuse.data.files import image_files_below
 from transfuse.data.label_groups import named_columns
-from transfuse.data.masks import read_masks
-from transfuse.data.opened import Wanted, open_files
+from transfuse.data.opened import Wanted, masks_of, open_files
 from transfuse.data.records import PART_NAMES, Exclusion, Records, listed, order_classes, positive_note, refuse_repeated
 from transfuse.errors import DataError, SpecError, nearest
 
@@ -61,8 +60,8 @@ def read_table(
     are volumes.
 
     A mask column instead of labels makes a segmentation: it names a mask file for each image, found as images are
-    (`data/masks.py` says what a mask is). Without `mask_classes`, names in the order of the masks' values, the classes
-    are "background" and "foreground", or "background", "class 1", "class 2", ...
+    (see `data/masks.py` and, of volumes, `data/mask_volumes.py`). Without `mask_classes`, names in the order of
+    the masks' values, the classes are "background" and "foreground", or "background", "class 1", "class 2", ...
 
     Raises:
         SpecError: labels beside masks, or names of classes without masks.
@@ -101,15 +100,9 @@ def read_table(
     good, exclusions = opened.good, (*unlabelled, *opened.exclusions)
     masks = None
     if mask_column:
-        if not opened.files:
-            raise DataError(
-                f"{where}: masks of volumes cannot be read yet. Cure: labels of volumes, or masks of slices."
-            )
-        masks = read_masks(
-            _mask_paths(path.parent, frame[mask_column].iloc[good]), [ids[i] for i in good], [paths[i] for i in good],
-            opened.files, f"{where}, column {mask_column!r}", classes=mask_classes, bad_images=wanted.bad_images,
-            cache=wanted.cache,
-        )  # fmt: skip
+        of = _mask_paths(path.parent, frame[mask_column].iloc[good]), [ids[i] for i in good], [paths[i] for i in good]
+        named, rest = f"{where}, column {mask_column!r}", (mask_classes, wanted.bad_images, wanted.cache)
+        masks = masks_of(opened, *of, named, *rest)
         good = [good[i] for i in masks.good]
         exclusions = (*exclusions, *masks.exclusions)
         opened = open_files([paths[i] for i in good], [ids[i] for i in good], wanted)  # as remembered, of fewer

@@ -62,7 +62,8 @@ def create_model(
             - `resnet20`, 32, 44, 56, 110: the narrow ResNets of He et al. (2015) for CIFAR-10;
             - `unet_resnet34` (and 18, 50): U-Nets, which map to (N, classes, H, W) (MOD-15; extra `segmentation`);
             - with spatial_dims=3, for volumes (N, channels, D, H, W): `resnet10`, `resnet18`, `resnet34`,
-              `resnet50`, `densenet121` and `resnext101` (MOD-15; extra `3d`);
+              `resnet50`, `densenet121` and `resnext101` (MOD-15; extra `3d`); and `unet3d` and `unet3d_wide`, which map
+              to (N, classes, D, H, W);
             - `package.module:function`: a function of your own that takes `classes` and `channels` (`spatial_dims` and
               `image_size` only if it has such arguments) and returns the network.
 

@@ -18,11 +18,19 @@ RESNETS: dict[str, tuple[str, tuple[int, ...]]] = {
     "resnet50": ("bottleneck", (3, 4, 6, 3)),
     "resnext101": ("resnext", (3, 4, 23, 3)),
 }
-NETWORKS_3D = (*RESNETS, "densenet121")
+UNETS_3D: dict[str, tuple[int, ...]] = {
+    "unet3d": (16, 16, 32, 64, 128, 16),
+    "unet3d_wide": (32, 32, 64, 128, 256, 32),
+}
+"""Channels of the five levels and of the last one, before the head; the wide ones are MONAI's own."""
+NETWORKS_3D = (*RESNETS, "densenet121", *UNETS_3D)
 CARDINALITY = 32
-TOTAL_STRIDE = 32
-SMALLEST = dict.fromkeys(RESNETS, 17) | {"densenet121": 29}
-"""The side, in voxels, from which on no stride steps over a single voxel (nor, in DenseNet, leaves none)."""
+TOTAL_STRIDE = dict.fromkeys((*RESNETS, "densenet121"), 32) | dict.fromkeys(UNETS_3D, 16)
+SMALLEST = dict.fromkeys(RESNETS, 17) | {"densenet121": 29} | dict.fromkeys(UNETS_3D, 32)
+"""The side, in voxels, from which on no stride steps over a single voxel (nor, in DenseNet, leaves none).
+
+In U-Nets it is the side whose smallest map has more than one voxel, without which a norm of single volumes is none.
+"""
 
 
 def network_3d(name: str, *, classes: int, channels: int = 3, image_size: int | None = None) -> Callable[[], nn.Module]:
@@ -35,6 +43,9 @@ def network_3d(name: str, *, classes: int, channels: int = 3, image_size: int | 
     - densenet121: MONAI's.
     - resnext101: ResNeXt3D-101 of Hara et al. (2018), which P cuts at its 34 candidates (METHODS MOD-15): 3 + 4 + 23 +
       3 bottlenecks with 32 groups, the first convolution of stride 2 in the plane only. Names are Hara's.
+    - unet3d, unet3d_wide: MONAI's BasicUNet with `UNETS_3D` channels, which maps to one map of logits a class,
+      (N, classes, D, H, W). Four levels down by max pooling and up by transposed convolutions, two convolutions each,
+      with instance norm. Any sides from 32 on; multiples of 16 waste none.
 
     Raises SpecError for an unknown name, volumes that are too small, and where MONAI is not installed.
     """
@@ -45,11 +56,13 @@ def network_3d(name: str, *, classes: int, channels: int = 3, image_size: int | 
         )
     if image_size is not None and image_size < SMALLEST[name]:
         raise SpecError(
-            f"Volumes of {image_size} voxels a side are too small for {name!r}, whose total stride is {TOTAL_STRIDE}: "
-            f"its last stride would find a single voxel. It takes {SMALLEST[name]} or more (data.size)."
+            f"Volumes of {image_size} voxels a side are too small for {name!r}, whose total stride is "
+            f"{TOTAL_STRIDE[name]}: its last stride would {'leave' if name in UNETS_3D else 'find'} a single voxel. It "
+            f"takes {SMALLEST[name]} or more (data.size)."
         )
     declare_operators()
     try:
+        from monai.networks.nets.basic_unet import BasicUNet
         from monai.networks.nets.densenet import DenseNet121
         from monai.networks.nets.resnet import ResNet
     except ModuleNotFoundError as error:
@@ -57,6 +70,9 @@ def network_3d(name: str, *, classes: int, channels: int = 3, image_size: int | 
             str(error.name).partition(".")[0], needed_for=f"{name!r} with spatial_dims=3", extra="3d"
         )
         raise SpecError(str(missing)) from None
+    if name in UNETS_3D:
+        features = UNETS_3D[name]
+        return partial(BasicUNet, spatial_dims=3, in_channels=channels, out_channels=classes, features=features)
     if name not in RESNETS:
         return partial(DenseNet121, spatial_dims=3, in_channels=channels, out_channels=classes)
     kind, layers = RESNETS[name]

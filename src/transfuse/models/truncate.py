@@ -103,6 +103,12 @@ def truncate(
             "decoder are cut symmetrically: truncate_unet(model, blocks, depth, classes) does it. Its cut points: "
             f"{', '.join((*cut_points(model), 'all'))}."
         )
+    if (family := family_of(model)) is not None and family.name == "monai_basic_unet":
+        raise BlocksError(
+            f"This {type(model).__name__} is a U-Net of MONAI, whose skips pass over every border inside; encoder and "
+            "decoder of these are not cut yet (truncate_unet cuts U-Nets of segmentation-models-pytorch, such as "
+            "unet_resnet34). Cure: leave truncate out, or a smaller network (unet3d for unet3d_wide)."
+        )
     count = _cut(check_blocks(model, blocks), depth)
     first = first_names(model)  # a module that has two names is watched under the first
     blocks = replace(blocks, items=tuple(replace(block, output=first[block.output]) for block in blocks))

@@ -67,7 +67,8 @@ def truncate_unet(
     if not is_unet(model):
         raise BlocksError(
             f"This {type(model).__name__} is no U-Net that is known here (one of segmentation-models-pytorch with a "
-            "ResNet as encoder, such as unet_resnet34). Networks that end in a classifier are cut by `truncate`."
+            "ResNet as encoder, such as unet_resnet34; MONAI's unet3d is not cut yet). Networks that end in a "
+            "classifier are cut by `truncate`."
         )
     blocks = blocks_of(model) if blocks is None else check_blocks(model, blocks)
     before = _stages(model)

@@ -91,6 +91,8 @@ def loading(network: str, identity: Mapping[str, Any], data: Mapping[str, Any], 
         return [*lines, f"The network itself is the function `{network}`, which is not part of transfuse.", ""]
     if network in UNETS:
         return [*lines, *_of_smp(network, file, classes, channels)]
+    if network in UNETS_3D:
+        return [*lines, *_of_monai(network, file, classes, channels)]
     if solid:
         return [*lines, "The network itself is built of MONAI's parts.", ""]
     return [
@@ -135,6 +137,26 @@ def _cut_alike(network: str, created: str, init: Mapping[str, Any], file: str, c
 
 UNETS = {f"unet_{encoder}": encoder for encoder in ("resnet18", "resnet34", "resnet50")}
 """U-Nets of segmentation-models-pytorch by their name here, as in `models/unet.py`, which loads torch."""
+
+UNETS_3D = {"unet3d": (16, 16, 32, 64, 128, 16), "unet3d_wide": (32, 32, 64, 128, 256, 32)}
+"""U-Nets of MONAI by their name here with their channels, as in `models/networks_3d.py`."""
+
+
+def _of_monai(network: str, file: str, classes: int, channels: int) -> list[str]:
+    how = f"spatial_dims=3, in_channels={channels}, out_channels={classes}, features={UNETS_3D[network]}"
+    return [
+        "In MONAI, without transfuse:",
+        "",
+        "```python",
+        "from monai.networks.nets import BasicUNet",
+        "from safetensors.torch import load_file",
+        "",
+        f"model = BasicUNet({how})",
+        f'model.load_state_dict(load_file("{file}"))',
+        "model.eval()",
+        "```",
+        "",
+    ]
 
 
 def _of_smp(network: str, file: str, classes: int, channels: int) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from transfuse.specs.refuse import STRICT, refuse
 
-SEGMENTATIONS = ("fundus-vessels", "chasedb1")
+SEGMENTATIONS = ("fundus-vessels", "embolism-vessels", "chasedb1", "hippocampus_msd")
 """The catalogue names of sets with masks."""
 
 

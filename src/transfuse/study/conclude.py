@@ -343,9 +343,8 @@ def write_samples(store: Store, name: str, dataset: Dataset, *, per_class: int =
         for place, member in enumerate(members):
             pixel = np.asarray(images[member])
             values = pixel if dataset.white == 255 else (pixel * (255 / dataset.white)).astype(np.uint8)
-            if masks is not None and number > 0:
-                values = outlined(values, masks[member] == number)
-            for view, flat in enumerate(_views(values)):
+            views = _views(values) if masks is None else [drawn(values, masks[member], number)]
+            for view, flat in enumerate(views):
                 picture = Image.fromarray(flat[0] if flat.shape[0] == 1 else np.moveaxis(flat, 0, -1))
                 if picture.width > 1.5 * pixels:
                     picture.thumbnail((pixels, pixels), Image.Resampling.LANCZOS)
@@ -358,10 +357,26 @@ def write_samples(store: Store, name: str, dataset: Dataset, *, per_class: int =
                 with replacing(folder / file) as path:
                     path.write_bytes(buffer.getvalue())
                 solid = " (of each volume the middle slice, and the brightest values along its depth)"
+                if masks is not None:
+                    solid = f" (of each volume the slice with most of {'all classes' if number == 0 else 'it'})"
                 caption = str(label) if masks is None else f"{label}, outlined" if number else "images"
                 index.append({"file": file, "caption": f"{caption}{solid if values.ndim == 4 else ''}"})
     with replacing(folder / "index.json") as path:
         path.write_text(json.dumps(index), encoding="utf-8")
+
+
+def drawn(values: np.ndarray, mask: np.ndarray, number: int) -> np.ndarray:
+    """An image (C, H, W) with the outline of a class of its mask; the background, class 0, has none.
+
+    Of a volume (C, D, H, W) it is the slice that holds most of the class, for the background most of all others.
+    """
+    inside = mask == number if number else mask > 0
+    if values.ndim == 4:
+        middle = values.shape[1] // 2
+        share = inside.sum(axis=(1, 2))
+        at = middle if share[middle] == share.max() else int(share.argmax())
+        values, inside = values[:, at], inside[at]
+    return outlined(values, inside) if number else values
 
 
 OUTLINE = (255, 210, 0)

@@ -331,11 +331,12 @@ def _forward_problem(name: str, model: nn.Module, split: Split) -> str:
         model.train(mode)
     if not isinstance(found, torch.Tensor):
         return f"{name!r} returns a {type(found).__name__}; expected a tensor of shape {expected}, one row an image"
+    maps = "unet_resnet18" if images.ndim == 4 else "unet3d"
     if tuple(found.shape) != expected and found.ndim != len(expected):
         return (
             f"{name!r} makes outputs of shape {tuple(found.shape)} from {len(images)} images; expected {expected}: "
             + (
-                "the data have masks, which take a network of maps, such as unet_resnet18"
+                f"the data have masks, which take a network of maps, such as {maps}"
                 if len(expected) > 2
                 else "the data have labels of images, and this is a network of maps, for data with masks"
             )

@@ -42,7 +42,7 @@ def predict(
     Args:
         model: maps normalised images (n, channels, size, size) to logits (n, C).
         part: a part of a split; at least one image.
-        batch_size: images a forward pass (a tenth of it with ten crops; of masks, 16 at most).
+        batch_size: images a forward pass (a tenth of it with ten crops; of masks 16 at most, of those of volumes 4).
         crops: `center`: the image as it is; `ten`: the mean probability over the four corners, the centre and their
             mirror images, each 7/8 of the side and resized to the full side (V). Not of masks.
         probabilities: `softmax` (rows sum to 1), `sigmoid`, or `auto`: sigmoid for multilabel data, otherwise softmax.
@@ -76,7 +76,7 @@ def predict(
 
 
 def segment(model: nn.Module, part: Part, *, device: str | None = None) -> np.ndarray:
-    """Predicted masks (N, size, size) uint8 for every image of `part`, in its order.
+    """Predicted masks (N, size, size) uint8 for every image of `part`, in its order; (N, size, size, size) of volumes.
 
     Raises:
         TrainingError: an empty part, data without masks, or a network whose output does not fit the classes.
@@ -92,11 +92,13 @@ def segment(model: nn.Module, part: Part, *, device: str | None = None) -> np.nd
 
 MAPS_AT_ONCE = 16
 """At most so many maps are predicted at once: a U-Net keeps what its skips pass on, at the size of the image."""
+MAPS_OF_VOLUMES_AT_ONCE = 4
 
 
 def maps_of(model: nn.Module, part: Part, batch_size: int = MAPS_AT_ONCE) -> Iterator[tuple[Tensor, Tensor]]:
     """Maps of logits (n, C, ...) float32 and masks (n, ...) of all images of `part`, on the CPU, batch by batch."""
-    step, start = min(batch_size, MAPS_AT_ONCE), 0
+    most = MAPS_OF_VOLUMES_AT_ONCE if part.dataset.info.spatial_dims == 3 else MAPS_AT_ONCE
+    step, start = min(batch_size, most), 0
     for maps in _batches_of_logits(model, part, step, "center"):
         yield maps, part.truth(np.arange(start, start + len(maps)))
         start += len(maps)
@@ -140,7 +142,8 @@ def check_logits(logits: Tensor, expected: tuple[int, ...]) -> Tensor:
     if tuple(logits.shape) != expected:
         what = f"one logit a class: create_model(..., classes={classes})"
         if len(expected) > 2:
-            what = f"a map of logits a class, as a U-Net gives: create_model('unet_resnet18', classes={classes})"
+            name = "'unet_resnet18'" if len(expected) == 4 else "'unet3d', spatial_dims=3"
+            what = f"a map of logits a class, as a U-Net gives: create_model({name}, classes={classes})"
         elif logits.ndim > 2:
             what = f"one logit a class; a network of maps is for data with masks: {what}"
         raise TrainingError(

@@ -8,7 +8,7 @@ from transfuse.models.architectures.densenet import DENSENET, TORCHVISION_DENSEN
 from transfuse.models.architectures.efficientnet import EFFICIENTNET
 from transfuse.models.architectures.family import Each, Family, Rule
 from transfuse.models.architectures.inception import INCEPTION, TORCHVISION_INCEPTION
-from transfuse.models.architectures.monai import MONAI_DENSENET
+from transfuse.models.architectures.monai import BASIC_UNET, MONAI_DENSENET
 from transfuse.models.architectures.resnet import RESNET, TORCHVISION_RESNET
 from transfuse.models.architectures.resnet_cifar import RESNET_CIFAR
 from transfuse.models.architectures.resnet_tfslim import TFSLIM_V2
@@ -38,6 +38,7 @@ FAMILIES: tuple[Family, ...] = (
     SWIN,
     CONVNEXT,
     UNET,
+    BASIC_UNET,
 )
 
 __all__ = ["FAMILIES", "Each", "Family", "Rule"]

@@ -1,7 +1,11 @@
-"""Blocks of MONAI's DenseNet: those of the 2D one, except that the ReLU after the last norm is a module of its head.
+"""Blocks of MONAI's DenseNet and BasicUNet.
 
-That ReLU works in place and so overwrites the norm's output: the block ends after it, as in timm. MONAI's ResNets have
-the modules of torchvision's and need no data of their own.
+Those of the DenseNet are those of the 2D one, except that the ReLU after the last norm is a module of its head. That
+ReLU works in place and so overwrites the norm's output: the block ends after it, as in timm. MONAI's ResNets have the
+modules of torchvision's and need no data of their own.
+
+Those of the U-Net are the levels of its encoder, then those of its decoder; in `layer` each convolution with its norm,
+and each transposed one. None is a cut: skips pass over every border inside, and above the last block there is a map.
 """
 
 from __future__ import annotations
@@ -9,7 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from transfuse.models.architectures.densenet import DENSENET
-from transfuse.models.architectures.family import Family, Rule
+from transfuse.models.architectures.family import Each, Family, Rule
 
 _LAST_RELU = "class_layers.relu"
 
@@ -27,4 +31,22 @@ MONAI_DENSENET = Family(
         for level, rules in DENSENET.levels.items()
     },
     pool="class_layers.pool",
+)
+
+_ENCODER = (Rule("conv_0", cut=False), Rule("down_*", cut=False))
+_DECODER = Rule("upcat_*", cut=False)  # from the deepest on, as the network has them
+
+BASIC_UNET = Family(
+    name="monai_basic_unet",
+    recognised_by=("conv_0.conv_0", "down_1.convs", "upcat_1.upsample", "upcat_1.convs", "final_conv"),
+    head=("final_conv",),
+    levels={
+        "stage": (*_ENCODER, _DECODER),
+        "block": (*_ENCODER, _DECODER),
+        "layer": (
+            Rule("conv_0.*", cut=False),
+            Rule("down_*.convs.*", cut=False),
+            Each("upcat_*", (Rule("{}.upsample", cut=False), Rule("{}.convs.*", cut=False))),
+        ),
+    },
 )
