@@ -62,6 +62,7 @@ def study_from(content: Mapping[str, Any], where: str = "") -> StudySpec:
 
 
 def segments(data: Any) -> bool:
+    """Whether the `data` of a study file have masks instead of labels, as far as the file says it."""
     return isinstance(data, dict) and (data.get("mask_column") is not None or data.get("name") in SEGMENTATIONS)
 
 
