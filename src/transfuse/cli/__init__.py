@@ -136,7 +136,7 @@ def truncate(
     licence
         Of the weights, for the card, as an SPDX identifier such as cc-by-4.0.
     """
-    from transfuse.cli.truncate import export_smallest, meant
+    from transfuse.cli.smallest import export_smallest, meant
     from transfuse.results.export import check_destination
 
     console = _console()
@@ -164,7 +164,7 @@ def status(study: str | None = None, *, out: Out = OUT) -> int:
     study
         The study's name; default: all studies in the folder.
     """
-    from transfuse.cli.status import show_status
+    from transfuse.cli.run_states import show_status
     from transfuse.errors import StoreError
 
     store = Store(out)

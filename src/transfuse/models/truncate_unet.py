@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from transfuse.errors import BlocksError
+from transfuse.models.architectures.unet import STEM_POOL
 from transfuse.models.blocks import Blocks, blocks_of, check_blocks, family_of
 from transfuse.models.draws import random_start_
 from transfuse.models.torchvision_operators import declare_operators
@@ -76,7 +77,7 @@ def truncate_unet(
     unet: Any = model
     gone: dict[nn.Module, nn.Module] = {model.get_submodule(path): nn.Identity() for path in STAGES[kept:before]}
     if kept == 1 < before:
-        gone[unet.encoder.maxpool] = nn.Identity()
+        gone[unet.get_submodule(STEM_POOL)] = nn.Identity()
     bottom = list(unet.decoder.blocks._modules)[: before - kept]
     gone |= {unet.decoder.blocks._modules[number]: nn.Identity() for number in bottom}
     for old, identity in gone.items():
@@ -87,7 +88,8 @@ def truncate_unet(
     for number in bottom:
         del short.decoder.blocks._modules[number]  # not by `del blocks[0]`, which would give the others new names
     if kept == 1 < before:
-        del short.encoder.maxpool  # the stem ends with its activation
+        parent, _, name = STEM_POOL.rpartition(".")
+        delattr(short.get_submodule(parent), name)  # the stem ends with its activation
     short.encoder._depth = kept
     if kept < before:
         _enter(short, seed)

@@ -11,7 +11,9 @@ from __future__ import annotations
 from transfuse.models.architectures.family import Family, Rule
 
 _FIRST = ("encoder.conv1", "encoder.bn1")
-_STEM = Rule("encoder.stem", (*_FIRST, "encoder.relu", "encoder.maxpool"), cut=False)
+STEM_POOL = "encoder.maxpool"
+"""Makes the stem's map half as large for the first stage; a U-Net that ends with its stem has none."""
+_STEM = Rule("encoder.stem", (*_FIRST, "encoder.relu", STEM_POOL), cut=False)
 _STAGES = tuple(Rule(f"encoder.layer{stage}", cut=False) for stage in (1, 2, 3, 4))
 _RESIDUAL_BLOCKS = tuple(Rule(f"encoder.layer{stage}.*", cut=False) for stage in (1, 2, 3, 4))
 _DECODER = Rule("decoder.blocks.*", cut=False)
