@@ -361,7 +361,8 @@ def test_errors_of_phantom_masks() -> None:
         *("fundus-phantom", "natural-phantom", "texture-source", "texture-target"),
         "embolism-phantom",  # of volumes, whose masks are its own
     }
-    with pytest.raises(DataError, match=r"'texture-source' has no masks of images; choices: fundus-phantom, natural-phantom"):
+    choices = "fundus-phantom, natural-phantom"
+    with pytest.raises(DataError, match=rf"'texture-source' has no masks of images; choices: {choices}"):
         phantom_masks("texture-source", [0])
     with pytest.raises(DataError, match=r"no phantom 'fundus'; did you mean 'fundus-phantom'"):
         phantom_masks("fundus", [0])
