@@ -10,7 +10,7 @@ import pytest
 from transfuse.errors import SpecError
 from transfuse.results.store import Store
 from transfuse.specs import StudySpec
-from transfuse.study.events import Event, Started
+from transfuse.study.events import Event, Started, Validated
 from transfuse.study.plan import check, plan, replaced, write_plan
 from transfuse.study.run import do_run
 
@@ -42,6 +42,23 @@ def test_an_analysis_that_cannot_be_done_is_a_mistake(
 
 def test_the_same_analysis_twice_is_a_mistake(make_study: MakeStudy) -> None:
     assert "analyses.1: the same as analyses.0; keep one" in problems(make_study(analyses=["l2", "l2"]))
+
+
+def test_a_run_that_was_interrupted_before_its_first_snapshot_goes_on(make_study: MakeStudy, tmp_path: Path) -> None:
+    run = plan(make_study(train={"steps": 4, "batch_size": 16, "validate_every": 2, "snapshots": [3]}, seeds=1))[0]
+
+    def interrupt(event: Event) -> None:
+        if isinstance(event, Validated) and event.step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        do_run(run, interrupt, root=tmp_path, device="cpu")
+    events = list[Event]()
+    do_run(run, events.append, root=tmp_path, device="cpu")
+    assert [event.again for event in events if isinstance(event, Started)] == [True]
+    record = Store(tmp_path).record(run.run_id)
+    assert record is not None
+    assert "steps/00000003.safetensors" in record.files
 
 
 def test_a_finished_run_is_done_again_for_snapshots_only_if_it_has_none(make_study: MakeStudy, tmp_path: Path) -> None:

@@ -58,6 +58,7 @@ def do_run(run: PlannedRun, tell: Tell, *, root: Path, device: str = "auto") -> 
 def _do(run: PlannedRun, store: Store, device: str, tell: Tell) -> RunRecord:
     from transfuse.models import add_lora_, merge_lora_
     from transfuse.training import Diverged, fit
+    from transfuse.training.checkpoint import steps_of_checkpoint
     from transfuse.training.device import choose_device
 
     spec, folder = run.spec, store.run_folder(run.run_id)
@@ -89,13 +90,11 @@ def _do(run: PlannedRun, store: Store, device: str, tell: Tell) -> RunRecord:
     if spec.init.lora is not None:
         add_lora_(model, blocks, rank=spec.init.lora, seed=spec.seed)
     steps_kept = snapshot_steps(spec.train.snapshots, total_steps(spec, split))
-    kept_first = [snapshot_file(step) for step in steps_kept[:1]]
-    if any(
-        not (folder / name).exists() for name in kept_first
-    ):  # snapshots of what a checkpoint has behind it are lost
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    elif run.continues is not None:
+    if run.continues is not None:
         _go_on_from(store, run.continues, folder)
+    missing = [step for step in steps_kept if not (folder / snapshot_file(step)).exists()]
+    if missing and (steps_of_checkpoint(folder / "checkpoints") or 0) >= missing[0]:
+        shutil.rmtree(folder / "checkpoints")  # of a run that did not keep them: what is behind it does not come back
     again = (folder / "checkpoints" / CHECKPOINT).exists()
     tell(Started(run.run_id, run.title, total_steps(spec, split), again))
     model.to(choose_device(device))

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import io
 import os
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,16 @@ def load_state(folder: Path, *, settings: Mapping[str, str]) -> dict[str, Any] |
             "Use the same settings, or another checkpoint_dir"
         )
     return state
+
+
+def steps_of_checkpoint(folder: Path) -> int | None:
+    """How many steps the training had taken at the checkpoint in `folder`; None where none can be read."""
+    try:
+        body = (folder / LAST).read_bytes().split(b"\n", 2)[2]
+        state = torch.load(io.BytesIO(body), weights_only=True, map_location="cpu")
+    except (OSError, IndexError, RuntimeError, pickle.UnpicklingError):
+        return None  # `load_state` says what is wrong with it
+    return int(state["epochs"][-1]["step"])
 
 
 def shorter_than(theirs: Mapping[str, str], ours: Mapping[str, str]) -> bool:
