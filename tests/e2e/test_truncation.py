@@ -108,7 +108,7 @@ def test_a_rung_goes_on_from_the_one_below_as_if_it_had_never_stopped(tmp_path: 
         assert ends[0].equals(ends[1])
     assert every.search.share_of_exhaustive == 1
     assert math.isfinite(every.search.macs)
-    assert halved.search.macs < every.search.macs == pytest.approx(halved.search.macs_exhaustive, rel=1)
+    assert halved.search.macs < every.search.macs
 
 
 @pytest.mark.slow

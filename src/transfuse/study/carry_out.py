@@ -90,7 +90,9 @@ def carry_out(
         if {run.run_id for run in known} <= {run.run_id for run in before}:
             break
     delete_features(store.root)
-    if all(search.best is not None or search.stopped for search in read_search(store.study_folder(study.name))):
+    if study.search is not None and all(
+        search.best is not None or search.stopped for search in read_search(store.study_folder(study.name))
+    ):
         _delete_checkpoints(known, store)
     analyses = plan_analyses(study, known)
     plan = write_plan(store, study, known, analyses)

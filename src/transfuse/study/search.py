@@ -324,7 +324,8 @@ def _overlap(cuts: Cuts) -> _Chosen:
     for row in rows[rows["quantity"] == "overlap"].to_dict("records"):
         if (arm := cuts.blocks.get(row["block"])) is not None:
             cuts.note("before and after training", arm, "overlap", row["value"], math.nan, math.nan)
-    picked = cuts.blocks[str(rows[rows["quantity"] == "chosen"]["block"].iloc[0])]
+    # a block without an arm is the last one: its cut is the whole network
+    picked = cuts.blocks.get(str(rows[rows["quantity"] == "chosen"]["block"].iloc[0]), cuts.whole)
     cuts.drop("before and after training", [arm for arm in cuts.arms if arm != picked])
     return _Chosen(picked, picked)
 
