@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from transfuse.results.cut_search import Search, read_search
 from transfuse.results.store import Store, Tables
 from transfuse.study.plan import RunStatus, read_plan, status
 
@@ -52,6 +53,10 @@ def tables_of(out: Path) -> Tables:
 
 def states_of(out: Path) -> list[RunStatus]:
     return status(Store(out), read_plan(Store(out), "spots").rows)
+
+
+def searches_of(out: Path) -> list[Search]:
+    return read_search(Store(out).study_folder("spots"))
 
 
 def assert_same_results(one: Tables, other: Tables) -> None:
@@ -124,6 +129,58 @@ def test_a_killed_study_goes_on_to_the_same_tables(tmp_path: Path, study_file: S
     assert again.returncode == 0, again.stdout + again.stderr
     assert_same_results(tables_of(tmp_path / "whole"), tables_of(tmp_path / "killed"))
     assert not list((tmp_path / "killed").rglob("*.part"))
+
+
+@pytest.fixture
+def search_file(study_file: Study) -> Path:
+    """A search over the cuts of a network, which trains in rounds: each goes on from the checkpoints of the last."""
+    return study_file(
+        models="{net: {name: cbr_demo, padding: same_pool}}",
+        arms="{whole: {truncate: all}, cut: {truncate: every}}",
+        baseline="whole",
+        search="{arm: cut, strategy: halving}",
+        pairs="[]",
+        sources="{}",
+        train="{steps: 27, batch_size: 16, validate_every: 3}",
+    )
+
+
+@pytest.mark.exhaustive
+def test_a_killed_search_goes_on_to_the_same_choice(tmp_path: Path, search_file: Path) -> None:
+    whole = transfuse("run", search_file, "--out", "whole", "--workers", 1, cwd=tmp_path)
+    assert whole.returncode == 0, whole.stdout + whole.stderr
+    starts = []
+    for kill_at in (3, 6, 7):  # the runs that have started in one life: within a round, and after the first one
+        process = started("run", search_file, "--out", "killed", "--workers", 1, cwd=tmp_path)
+        assert process.stdout is not None
+        seen = 0
+        for line in process.stdout:
+            seen += "  start   " in line
+            if seen == kill_at:
+                os.killpg(process.pid, signal.SIGKILL)
+                break
+        starts.append(seen)
+        process.stdout.close()
+        process.wait()
+    assert starts[0] == 3
+    again = transfuse("run", search_file, "--out", "killed", "--workers", 1, cwd=tmp_path)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert_same_results(tables_of(tmp_path / "whole"), tables_of(tmp_path / "killed"))
+    assert searches_of(tmp_path / "whole") == searches_of(tmp_path / "killed")
+    assert not list((tmp_path / "killed").rglob("*.ckpt"))
+
+
+@pytest.mark.exhaustive
+def test_two_processes_at_one_search_train_nothing_twice(tmp_path: Path, search_file: Path) -> None:
+    whole = transfuse("run", search_file, "--out", "whole", "--workers", 1, cwd=tmp_path)
+    assert whole.returncode == 0, whole.stdout + whole.stderr
+    both = [started("run", search_file, "--out", "shared", "--workers", 1, cwd=tmp_path) for _ in range(2)]
+    said = [process.communicate()[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], "\n\n".join(said)
+    alone = whole.stdout.count("  start   ")
+    assert sum(words.count("  start   ") for words in said) == alone
+    assert_same_results(tables_of(tmp_path / "whole"), tables_of(tmp_path / "shared"))
+    assert searches_of(tmp_path / "whole") == searches_of(tmp_path / "shared")
 
 
 @pytest.mark.slow
