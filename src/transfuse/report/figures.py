@@ -271,11 +271,15 @@ def _dashes(frame: pd.DataFrame, styles: Mapping[str, Style]) -> Any:
 
 def in_page_style(chart: Any, ink: Ink) -> altair.LayerChart:
     """The chart with the report's type, lines and colours."""
-    styled: altair.LayerChart = (
-        chart.configure(background="transparent", font="system-ui, sans-serif", padding=2)
-        .configure_view(stroke=None)
-        .configure_text(fontSize=12.5)
-        .configure_axis(
+    import altair as alt
+
+    styled: altair.LayerChart = chart.configure(  # at once, as each call copies the chart
+        background="transparent",
+        font="system-ui, sans-serif",
+        padding=2,
+        view=alt.ViewConfig(stroke=None),
+        text=alt.MarkConfig(fontSize=12.5),
+        axis=alt.AxisConfig(
             labelColor=ink.muted,
             titleColor=ink.muted,
             gridColor=ink.grid,
@@ -285,6 +289,6 @@ def in_page_style(chart: Any, ink: Ink) -> altair.LayerChart:
             titleFontSize=12.5,
             titleFontWeight="normal",
             titlePadding=10,
-        )
+        ),
     )
     return styled

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,7 @@ import pandas as pd
 
 from transfuse.report import data_facts, figures, learning, pictures, search_figures, tables
 from transfuse.report import network_sizes as of_size
+from transfuse.report.bundle import VEGA_LITE, vega_bundle
 from transfuse.report.cut_heads import cut_topics
 from transfuse.report.cut_heads import how_to_read as how_cuts_read
 from transfuse.report.data_size import Amount, data_size_amounts
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     import altair
     import jinja2
 
-VEGA_LITE = "6.4"  # the version inside vl-convert that draws and that is put into the page
 MANY_RUNS = 40  # a longer table of runs starts folded
 
 
@@ -309,15 +308,6 @@ def chart_image(spec: Mapping[str, Any]) -> str:
 
     svg: str = vl_convert.vegalite_to_svg(json.dumps(spec), vl_version=VEGA_LITE, allowed_base_urls=[])
     return svg
-
-
-@functools.cache
-def vega_bundle() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script without any further load."""
-    import vl_convert
-
-    bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE)
-    return bundle.replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
 
 def script_json(value: Any) -> str:

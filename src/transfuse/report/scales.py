@@ -26,7 +26,8 @@ def inline(frame: pd.DataFrame) -> altair.InlineData:
     import altair as alt
 
     rounded = frame.assign(**{str(name): frame[name].map(_rounded) for name in frame if frame[name].dtype.kind == "f"})
-    return alt.InlineData(values=json.loads(rounded.to_json(orient="records", double_precision=15)))
+    records = json.loads(rounded.to_json(orient="records", double_precision=15))
+    return alt.InlineData(values=tuple(records))  # each change of a chart would copy a list, and what is in it
 
 
 def _rounded(value: float) -> float:
