@@ -110,8 +110,11 @@ def study(name: str, folder: Path) -> StudySpec:
             "data": {"name": "chasedb1", "size": 96, "normalise": "half", "fractions": [0.5, 0.25, 0.25]},
             "models": {"unet": {"name": "unet_resnet18", "weights": "run:natural"}},
             "train": {
-                "steps": 90, "batch_size": 6, "validate_every": 10, "augment": "fundus",
+                "steps": 180, "batch_size": 6, "validate_every": 10, "augment": "fundus",
                 "optimizer": {"learning_rate": 1e-3},
+                "schedule": {
+                    "name": "step", "milestones": [120, 150], "milestone_unit": "steps", "factor": 0.3,
+                },
             },
             "sources": {"natural": NATURAL},
             "metric": "dice",

@@ -45,8 +45,8 @@ class SearchSpec:
         seeds: of `two_stage` and `halving`, how many of the study's seeds the search trains with.
         rungs: of `halving`, how many lengths of training there are, the last one whole.
         keep: of `halving`, the largest share of the cuts that goes on from each, and the ratio of the lengths. A cut
-            that is significantly worse than the best, less the slack, does not go on either; the smallest that is not
-            more than the slack below the best always does.
+            that is significantly worse than the best, less the slack, does not go on either, from the second length
+            on; the smallest that is not more than the slack below the best always does.
         score: of `rank`: `probe` (a linear one, cross-validated by patient), `knn` or `logme`.
         trunk: of `screen`, what is trained: `joint` (all heads train the blocks below them), `top` (only the last
             does) or `frozen`; None is the default of `transfuse.training.screen`.

@@ -262,16 +262,17 @@ def _halving(cuts: Cuts) -> _Chosen:
         values = _values(found)
         if steps is None:
             break
-        left = survivors(cuts, found)
+        left = survivors(cuts, found, race=number > 1)
         cuts.drop(name, [arm for arm in alive if arm not in left])
         alive = left
     return chosen(cuts, values)
 
 
-def survivors(cuts: Cuts, found: Mapping[str, Arm | None]) -> list[str]:
+def survivors(cuts: Cuts, found: Mapping[str, Arm | None], *, race: bool) -> list[str]:
     """The cuts that go on: the best ones, at most the share that is kept, and the smallest that is close to the best.
 
-    One that is significantly worse than the best less the slack does not go on.
+    In a `race`, one that is significantly worse than the best less the slack does not go on. After the shortest
+    trainings there is none: chance in the patients is then not what separates the cuts, but how fast each begins.
     """
     ranked = sorted(
         ((arm, one) for arm, one in found.items() if one is not None and math.isfinite(value_of(one))),
@@ -282,7 +283,7 @@ def survivors(cuts: Cuts, found: Mapping[str, Arm | None]) -> list[str]:
     if not ranked:
         return []
     best = ranked[0][1]
-    level = [arm for arm, one in ranked if one is best or not _worse(one, best, cuts.sign, allowed)]
+    level = [arm for arm, one in ranked if not race or one is best or not _worse(one, best, cuts.sign, allowed)]
     close = {arm for arm, one in ranked if cuts.sign * (value_of(one) - value_of(best)) >= -allowed}
     smallest = next(arm for arm in cuts.arms if arm in close)  # what is looked for; it costs the least, too
     return [arm for arm in cuts.arms if arm in (*level[:most], smallest)]
