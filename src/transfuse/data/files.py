@@ -137,16 +137,25 @@ def _scan_one(job: tuple[Path, bool]) -> ScannedFile:
 
 
 def _decode_unchanged(job: tuple[str, str]) -> np.ndarray | str:
-    path, sha256 = job
     try:
-        data = Path(path).read_bytes()
-        if hashlib.sha256(data).hexdigest() != sha256:
-            return "has changed since the data set was opened; open it again"
-        return decode(data)
+        return decode(unchanged_bytes(*job))
     except FileNotFoundError:
         return "does not exist"
     except (DataError, OSError) as error:
         return str(error)
+
+
+def unchanged_bytes(path: str | Path, sha256: str) -> bytes:
+    """The content of a file that must be what it was when the data set was opened.
+
+    Raises:
+        DataError: it has another sha256 now; the message says all but which file it is.
+        OSError: it is gone, or cannot be read.
+    """
+    data = Path(path).read_bytes()
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise DataError("has changed since the data set was opened; open it again")
+    return data
 
 
 def in_parallel(function: Callable[..., T], jobs: Sequence) -> Iterator[T]:

@@ -10,16 +10,15 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from transfuse.data.cache import key_of, locked, remember_facts, remembered_facts
-from transfuse.data.files import in_parallel, stamp_of
-from transfuse.data.masks import MaskFacts, Masks, usable_masks
+from transfuse.data.cache import key_of
+from transfuse.data.files import stamp_of
+from transfuse.data.masks import MISSING, UNNAMED, MaskFacts, Masks, NamedMasks, remembered_masks, usable_masks
 from transfuse.data.nifti import is_nifti, oriented
 from transfuse.data.volumes import Volume, box_of, is_isotropic
 from transfuse.errors import DataError
@@ -28,19 +27,8 @@ APART = 0.1
 """Share of a voxel's smallest side that the corners of a mask and its volume may be apart: headers are rounded."""
 
 
-@dataclass(frozen=True)
-class MaskVolumes:
-    """Mask files in the order of the samples, with the sha256 that each had when the data set was opened.
-
-    Args:
-        paths: of the files.
-        sha256: of each.
-        two: whether there are two classes, so that 255 is label 1.
-    """
-
-    paths: tuple[str, ...]
-    sha256: tuple[str, ...]
-    two: bool
+class MaskVolumes(NamedMasks):
+    """Masks of volumes."""
 
     def volumes(self) -> Iterator[Volume]:
         """The label maps `(D, H, W)`, uint8, turned as their volumes are, with the sides of their voxels.
@@ -48,16 +36,9 @@ class MaskVolumes:
         Raises:
             DataError: a file is gone, or is another one than when the data set was opened.
         """
-        for path, sha256 in zip(self.paths, self.sha256, strict=True):
-            try:
-                data = Path(path).read_bytes()
-            except OSError as error:
-                raise DataError(f"The mask {path} cannot be read: {error.strerror or error}.") from None
-            if hashlib.sha256(data).hexdigest() != sha256:
-                raise DataError(f"The mask {path} has changed since the data set was opened; open it again.")
+        for data in self.contents():
             image, spacing = oriented(data)
-            labels = _labels_of(image)
-            yield Volume((labels > 0 if self.two else labels).astype(np.uint8), spacing)
+            yield Volume(self.classes_of(_labels_of(image)), spacing)
 
 
 def cube_labels(volume: Volume, size: int, fit: str) -> np.ndarray:
@@ -113,26 +94,16 @@ def read_mask_volumes(
 def _scanned(paths: Sequence[Path | None], volumes: Sequence[Path], folder: Path) -> list[MaskFacts]:
     """What is known of each mask beside its volume, or was when both had this size and time of change."""
     store = folder / f"masks-{key_of('3d', os.path.commonpath([os.path.abspath(path) for path in volumes]))}.json"
-    stamps = ["" if path is None else stamp_of(path) for path in paths]
-    keys = [
-        f"{os.path.abspath(path or '')}|{stamp}|{os.path.abspath(volume)}|{stamp_of(volume)}"
-        for path, stamp, volume in zip(paths, stamps, volumes, strict=True)
-    ]
-    with locked(store):
-        known = remembered_facts(store)
-        todo = [i for i, key in enumerate(keys) if stamps[i] and key not in known]
-        for i, facts in zip(todo, in_parallel(_scan_one, [(paths[i], volumes[i]) for i in todo]), strict=True):
-            known[keys[i]] = facts
-        if todo:
-            remember_facts(store, {key: row for key, row in known.items() if row[1]})
-    found = []
-    for path, stamp, key in zip(paths, stamps, keys, strict=True):
+    jobs = {}
+    keys = []
+    for path, volume in zip(paths, volumes, strict=True):
+        stamp = "" if path is None else stamp_of(path)
+        keys.append(f"{os.path.abspath(path or '')}|{stamp}|{os.path.abspath(volume)}|{stamp_of(volume)}")
         if stamp:
-            reason, sha256, _, _, values = known[key]
-            found.append(MaskFacts(reason, sha256, 0, 0, tuple(values)))
-        else:
-            found.append(MaskFacts("no mask is named for it" if path is None else "does not exist", "", 0, 0, ()))
-    return found
+            jobs[keys[-1]] = (path, volume)
+    known = remembered_masks(store, jobs, _scan_one)
+    nothing = (UNNAMED if path is None else MISSING for path in paths)
+    return [known.get(key, otherwise) for key, otherwise in zip(keys, nothing, strict=True)]
 
 
 def _scan_one(job: tuple[Path, Path]) -> MaskFacts:

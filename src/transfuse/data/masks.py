@@ -10,22 +10,20 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from transfuse.data.cache import key_of, locked, remember_facts, remembered_facts
-from transfuse.data.files import ScannedFile, in_parallel, stamp_of
+from transfuse.data.files import ScannedFile, in_parallel, stamp_of, unchanged_bytes
 from transfuse.data.images import BROKEN, decode, reason_of, square
-from transfuse.data.records import Exclusion, listed
+from transfuse.data.records import Exclusion, ImageSource, listed
+from transfuse.data.volumes import VolumeSource
 from transfuse.errors import DataError
-
-if TYPE_CHECKING:
-    from transfuse.data.mask_volumes import MaskVolumes
 
 BACKGROUND = "background"
 _MOST = 256  # classes that a stored mask (uint8) can hold
@@ -41,6 +39,10 @@ class MaskFacts(NamedTuple):
     values: tuple[int, ...]  # the labels in it, ascending
 
 
+MISSING = MaskFacts("does not exist", "", 0, 0, ())
+UNNAMED = MaskFacts("no mask is named for it", "", 0, 0, ())
+
+
 class Masks(NamedTuple):
     """The masks of some images.
 
@@ -53,7 +55,7 @@ class Masks(NamedTuple):
         exclusions: the others, where it was asked to leave them out.
     """
 
-    source: MaskFiles | MaskVolumes
+    source: ImageSource | VolumeSource
     hashes: tuple[str, ...]
     classes: tuple[str, ...]
     present: np.ndarray
@@ -62,7 +64,7 @@ class Masks(NamedTuple):
 
 
 @dataclass(frozen=True)
-class MaskFiles:
+class NamedMasks:
     """Mask files in the order of the samples, with the sha256 that each had when the data set was opened.
 
     Args:
@@ -75,21 +77,31 @@ class MaskFiles:
     sha256: tuple[str, ...]
     two: bool
 
-    def arrays(self) -> Iterator[np.ndarray]:
-        """The label maps `(H, W)`, uint8.
+    def contents(self) -> Iterator[bytes]:
+        """The bytes of the files.
 
         Raises:
             DataError: a file is gone, or is another one than when the data set was opened.
         """
         for path, sha256 in zip(self.paths, self.sha256, strict=True):
             try:
-                data = Path(path).read_bytes()
+                yield unchanged_bytes(path, sha256)
             except OSError as error:
                 raise DataError(f"The mask {path} cannot be read: {error.strerror or error}.") from None
-            if hashlib.sha256(data).hexdigest() != sha256:
-                raise DataError(f"The mask {path} has changed since the data set was opened; open it again.")
-            labels = decode_labels(data)
-            yield (labels > 0).astype(np.uint8) if self.two else labels.astype(np.uint8)
+            except DataError as error:
+                raise DataError(f"The mask {path} {error}.") from None
+
+    def classes_of(self, labels: np.ndarray) -> np.ndarray:
+        """Stored labels as class indices, uint8: of two classes all but 0 is 1."""
+        return (labels > 0 if self.two else labels).astype(np.uint8)
+
+
+class MaskFiles(NamedMasks):
+    """Masks of images."""
+
+    def arrays(self) -> Iterator[np.ndarray]:
+        """The label maps `(H, W)`, uint8; DataError as `contents`."""
+        return (self.classes_of(decode_labels(data)) for data in self.contents())
 
 
 def decode_labels(data: bytes) -> np.ndarray:
@@ -150,8 +162,7 @@ def read_masks(
     """
     there = [path for path in paths if path is not None]
     found = iter(scan_masks(there, cache))
-    none = MaskFacts("no mask is named for it", "", 0, 0, ())
-    facts = [none if path is None else next(found) for path in paths]
+    facts = [UNNAMED if path is None else next(found) for path in paths]
     problems: dict[int, str] = {}
     for i, (fact, image, file) in enumerate(zip(facts, images, files, strict=True)):
         if fact.reason:
@@ -162,7 +173,7 @@ def read_masks(
 
 
 def usable_masks(
-    kind: type[MaskFiles] | type[MaskVolumes],
+    kind: Callable[..., ImageSource | VolumeSource],
     paths: Sequence[Path | None],
     names: Sequence[str],
     facts: Sequence[MaskFacts],
@@ -214,21 +225,30 @@ def scan_masks(paths: Sequence[Path], folder: Path) -> list[MaskFacts]:
     if not paths:
         return []
     store = folder / f"masks-{key_of(os.path.commonpath([os.path.abspath(path) for path in paths]))}.json"
+    keys = [f"{os.path.abspath(path)}|{stamp}" if (stamp := stamp_of(path)) else "" for path in paths]
+    known = remembered_masks(store, {key: path for key, path in zip(keys, paths, strict=True) if key}, _scan_one)
+    return [known.get(key, MISSING) for key in keys]
+
+
+def remembered_masks(store: Path, jobs: Mapping[str, Any], look: Callable[[Any], MaskFacts]) -> dict[str, MaskFacts]:
+    """What is known of masks, by the key under which it is remembered in the file `store`.
+
+    Args:
+        store: in the cache.
+        jobs: what to look at to know it, by its key, which holds all that decides it (path, size, time of change).
+        look: looks; not asked where it is remembered. What could not be read at all is not remembered.
+    """
     with locked(store):
         known = remembered_facts(store)
-        keys = [f"{os.path.abspath(path)}|{stamp_of(path)}" for path in paths]
-        todo = [i for i, key in enumerate(keys) if key not in known and not key.endswith("|")]
-        for i, facts in zip(todo, in_parallel(_scan_one, [paths[i] for i in todo]), strict=True):
-            known[keys[i]] = facts
+        todo = [key for key in jobs if key not in known]
+        known |= zip(todo, in_parallel(look, [jobs[key] for key in todo]), strict=True)
         if todo:
             remember_facts(store, {key: row for key, row in known.items() if row[1]})
-    missing = MaskFacts("does not exist", "", 0, 0, ())
-    return [_restored(known[key]) if key in known else missing for key in keys]
-
-
-def _restored(row: Sequence) -> MaskFacts:
-    reason, sha256, height, width, values = row
-    return MaskFacts(reason, sha256, height, width, tuple(values))
+    found = {}
+    for key in jobs:
+        reason, sha256, height, width, values = known[key]
+        found[key] = MaskFacts(reason, sha256, height, width, tuple(values))
+    return found
 
 
 def _scan_one(path: Path) -> MaskFacts:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from transfuse.data.cache import key_of, locked, remember_facts, remembered_facts
-from transfuse.data.files import VOLUMES, unreadable
+from transfuse.data.files import VOLUMES, unchanged_bytes, unreadable
 from transfuse.data.records import Exclusion
 from transfuse.data.volumes import Volume, box_of, is_isotropic
 from transfuse.errors import DataError, ExtraNotInstalled, TransfuseError
@@ -61,10 +61,7 @@ class NiftiFiles:
         problems: list[str] = []
         for path, sha256 in zip(self.paths, self.sha256, strict=True):
             try:
-                data = Path(path).read_bytes()
-                if hashlib.sha256(data).hexdigest() != sha256:
-                    raise DataError("has changed since the data set was opened; open it again")
-                volume = decode_nifti(data)
+                volume = decode_nifti(unchanged_bytes(path, sha256))
             except (DataError, OSError) as error:
                 problems.append(f"{path}: {'does not exist' if isinstance(error, FileNotFoundError) else error}")
                 continue
