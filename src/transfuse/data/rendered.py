@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from transfuse.data.cache import key_of, pixel_file, remembered, write_pixels
+from transfuse.data.drawn_masks import read_drawn
 from transfuse.data.phantoms import PHANTOMS, phantoms, subpixel_lesions
 from transfuse.data.records import Records
-from transfuse.data.vessel_volumes import NAME as VESSEL_VOLUMES
-from transfuse.data.vessel_volumes import read_vessel_volumes
-from transfuse.data.vessels import NAME as VESSELS
-from transfuse.data.vessels import read_vessels
+from transfuse.data.vessel_volumes import VESSEL_VOLUMES
+from transfuse.data.vessels import VESSELS
 from transfuse.data.volumes import OF_A_VOLUME, Volume
 
 # The modules that draw: what changes in them changes the phantoms.
@@ -24,6 +23,8 @@ _DRAWING = (
     "canvas", "embolism", "fundus", "layers", "lesions", "natural", "phantoms", "photograph", "placement", "rendered",
     "retina", "silhouettes", "strokes", "textures", "vessel_tree",
 )  # fmt: skip
+_DRAWING_MASKS = (*_DRAWING, "drawn_masks", "vessels", "vessel_volumes")
+_WITH_MASKS = {drawn.name: drawn for drawn in (VESSELS, VESSEL_VOLUMES)}
 _CHUNK = 64  # phantoms that are in memory at once
 
 
@@ -61,7 +62,7 @@ class PhantomVolumes:
 
 def phantom_names() -> tuple[str, ...]:
     """The phantoms that can be opened as data sets."""
-    return (*PHANTOMS, VESSELS, VESSEL_VOLUMES)
+    return (*PHANTOMS, *_WITH_MASKS)
 
 
 def read_phantom(name: str, *, count: int | None, size: int, seed: int, cache: Path) -> Records:
@@ -70,10 +71,9 @@ def read_phantom(name: str, *, count: int | None, size: int, seed: int, cache: P
     Raises:
         DataError: a size or seed that the phantom cannot be drawn at.
     """
-    if name == VESSELS:
-        return read_vessels(count=count, size=size, seed=seed, recipe=_recipe(), cache=cache)
-    if name == VESSEL_VOLUMES:
-        return read_vessel_volumes(count=count, size=size, seed=seed, recipe=_recipe(), cache=cache)
+    if name in _WITH_MASKS:
+        code = _recipe(modules=_DRAWING_MASKS)
+        return read_drawn(_WITH_MASKS[name], count=count, size=size, seed=seed, code=code, cache=cache)
     phantom = PHANTOMS[name]
     count = count or phantom.default_count
     store = cache / f"phantom-{key_of(name, count, size, seed, _recipe())}.npz"
@@ -145,9 +145,9 @@ def _notes(name: str, size: int, seed: int, count: int) -> list[str]:
     return [f"At {size} px some lesions are smaller than a pixel and only dim it ({grades})."]
 
 
-def _recipe(folder: Path = Path(__file__).parent) -> str:
+def _recipe(folder: Path = Path(__file__).parent, modules: Sequence[str] = _DRAWING) -> str:
     """A hash of the code that draws, so that changed phantoms are drawn again and other changes redraw none."""
     digest = hashlib.sha256()
-    for module in _DRAWING:
+    for module in modules:
         digest.update((folder / f"{module}.py").read_bytes())
     return digest.hexdigest()
