@@ -284,7 +284,7 @@ def open_dataset(
         suffix, wanted = path.suffix.lower(), Wanted(bad_images, fit, folder, size, window)
         if name == CHASEDB1 and path.is_dir():
             _refuse_columns(columns, name, "a folder of photographs and masks")
-            records = read_chasedb1(path, observer=observer or "first", bad_images=bad_images, fit=fit, cache=folder)
+            records = read_chasedb1(path, wanted, observer=observer or "first")
         elif name == HIPPOCAMPUS and path.is_dir():
             _refuse_columns(columns, name, "folders of volumes and masks")
             records = read_hippocampus(path, wanted)

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from transfuse.data.mask_volumes import read_mask_volumes
 from transfuse.data.masks import BACKGROUND
 from transfuse.data.nifti import is_nifti
-from transfuse.data.opened import Wanted, open_files
+from transfuse.data.opened import Wanted, open_with_masks
 from transfuse.data.records import Records
 from transfuse.errors import DataError
 
@@ -37,31 +36,9 @@ def read_hippocampus(folder: Path, wanted: Wanted) -> Records:
             "labels/hippocampus_001.nii.gz, ... (or imagesTr and labelsTr)."
         )
     names = [path.name.partition(".")[0] for path in paths]
-    opened = open_files(paths, names, wanted)
-    masks = read_mask_volumes(
-        [folder / labels / paths[i].name for i in opened.good],
-        [names[i] for i in opened.good],
-        [paths[i] for i in opened.good],
-        NAME,
-        classes=CLASSES,
-        bad_images=wanted.bad_images,
-        cache=wanted.cache,
-    )
-    exclusions = (*opened.exclusions, *masks.exclusions)
-    good = [opened.good[i] for i in masks.good]
-    ids = tuple(names[i] for i in good)
-    opened = open_files([paths[i] for i in good], ids, wanted)  # as remembered, of fewer
+    _, fields = open_with_masks(paths, [folder / labels / path.name for path in paths], names, wanted, NAME, CLASSES)
     return Records(
-        name=NAME,
-        task="segmentation",
-        classes=masks.classes,
-        targets=masks.present,
-        sample_ids=ids,
-        **opened.fields,
+        **fields,
         source="Medical Segmentation Decathlon, task 4: MRI of the hippocampus",
         licence="CC BY-SA 4.0",
-        notes=opened.notes(exclusions),
-        exclusions=exclusions,
-        masks=masks.source,
-        mask_hashes=masks.hashes,
     )

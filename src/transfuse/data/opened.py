@@ -100,3 +100,38 @@ def masks_of(
     if opened.fields.get("spatial_dims") == 3:
         return read_mask_volumes(masks, sample_ids, paths, where, **how)
     return read_masks(masks, sample_ids, paths, opened.files, where, **how)
+
+
+def open_with_masks(
+    paths: Sequence[Path], masks: Sequence[Path], sample_ids: Sequence[str], wanted: Wanted, name: str,
+    classes: Sequence[str],
+) -> tuple[list[int], dict[str, Any]]:  # fmt: skip
+    """Image files, or NIfTI files as volumes, each with its mask: a segmentation of files that lie in known places.
+
+    Args:
+        paths: of the images.
+        masks: of the masks, in the same order.
+        sample_ids: likewise.
+        wanted: what is to be done with them.
+        name: of the data set.
+        classes: of the masks, the background first.
+
+    Returns:
+        The positions of the samples that can be used, and the fields of the `Records` that follow from the files.
+
+    Raises:
+        DataError: files that are missing, broken or of another size.
+        ExtraNotInstalled: nibabel is missing, and there are NIfTI files.
+    """
+    opened = open_files(paths, sample_ids, wanted)
+    of = [masks[i] for i in opened.good], [sample_ids[i] for i in opened.good], [paths[i] for i in opened.good]
+    found = masks_of(opened, *of, name, classes, wanted.bad_images, wanted.cache)
+    exclusions = (*opened.exclusions, *found.exclusions)
+    good = [opened.good[i] for i in found.good]
+    ids = tuple(sample_ids[i] for i in good)
+    opened = open_files([paths[i] for i in good], ids, wanted)  # as remembered, of fewer
+    return good, {
+        "name": name, "task": "segmentation", "classes": found.classes, "targets": found.present, "sample_ids": ids,
+        **opened.fields, "notes": opened.notes(exclusions), "exclusions": exclusions, "masks": found.source,
+        "mask_hashes": found.hashes,
+    }  # fmt: skip
