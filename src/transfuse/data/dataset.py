@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import numpy as np
 
+from transfuse.data.arguments import check_arguments, check_observer, normalisation_of, refuse_columns
 from transfuse.data.cache import cache_folder, mask_file, pixel_file, pixel_type, shared_pixels
 from transfuse.data.catalogue import MEDMNIST, TABLES, find_medmnist, find_path
 from transfuse.data.chasedb1 import NAME as CHASEDB1
-from transfuse.data.chasedb1 import OBSERVERS, read_chasedb1
+from transfuse.data.chasedb1 import read_chasedb1
 from transfuse.data.folder import read_folder
 from transfuse.data.hippocampus import NAME as HIPPOCAMPUS
 from transfuse.data.hippocampus import read_hippocampus
-from transfuse.data.images import FITS, to_pixels
+from transfuse.data.images import to_pixels
 from transfuse.data.mask_volumes import cube_labels
 from transfuse.data.masks import square_labels
 from transfuse.data.nifti import NiftiFiles
@@ -24,9 +25,9 @@ from transfuse.data.npz import read_npz
 from transfuse.data.opened import Wanted
 from transfuse.data.records import TASKS, Exclusion, Records, fingerprint, with_task
 from transfuse.data.rendered import phantom_names, read_phantom
-from transfuse.data.table import BLANK, UNCERTAIN, read_table
+from transfuse.data.table import read_table
 from transfuse.data.volumes import to_voxels
-from transfuse.errors import DataError, SpecError, nearest
+from transfuse.errors import DataError, SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,14 +35,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["TASKS", "Dataset", "DatasetInfo", "Exclusion", "Sample", "dataset_names", "open_dataset"]
-
-# Mean and standard deviation by name; for one channel the mean over the three colours, as timm does.
-_NORMALISATIONS = {
-    ("imagenet", 3): ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    ("imagenet", 1): ((0.449,), (0.226,)),
-    ("half", 3): ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-    ("half", 1): ((0.5,), (0.5,)),
-}
 
 
 @dataclass(frozen=True)
@@ -265,11 +258,11 @@ def open_dataset(
         None if uncertain_labels == "refuse" else f"uncertain_labels {uncertain_labels}",
         None if blank_labels == "ignore" else f"blank_labels {blank_labels}",
     )
-    _check_arguments(size, channels, count, bad_images, normalise, fit, uncertain_labels, blank_labels, window)
-    _check_observer(observer, name)
+    check_arguments(size, channels, count, bad_images, normalise, fit, uncertain_labels, blank_labels, window)
+    check_observer(observer, name)
     folder = cache_folder(cache)
     if name in phantom_names():
-        _refuse_columns(columns, name, "a phantom")
+        refuse_columns(columns, name, "a phantom")
         records = read_phantom(name, count=count, size=size, seed=seed, cache=folder)
     else:
         if count is not None:
@@ -283,13 +276,13 @@ def open_dataset(
         )
         suffix, wanted = path.suffix.lower(), Wanted(bad_images, fit, folder, size, window)
         if name == CHASEDB1 and path.is_dir():
-            _refuse_columns(columns, name, "a folder of photographs and masks")
+            refuse_columns(columns, name, "a folder of photographs and masks")
             records = read_chasedb1(path, wanted, observer=observer or "first")
         elif name == HIPPOCAMPUS and path.is_dir():
-            _refuse_columns(columns, name, "folders of volumes and masks")
+            refuse_columns(columns, name, "folders of volumes and masks")
             records = read_hippocampus(path, wanted)
         elif path.is_dir():
-            _refuse_columns(columns, name, "a folder of class folders")
+            refuse_columns(columns, name, "a folder of class folders")
             records = read_folder(path, wanted)
         elif suffix in TABLES:
             records = read_table(
@@ -298,7 +291,7 @@ def open_dataset(
                 uncertain_labels=uncertain_labels, blank_labels=blank_labels,
             )  # fmt: skip
         elif suffix == ".npz":
-            _refuse_columns(columns, name, "an .npz file")
+            refuse_columns(columns, name, "an .npz file")
             records = read_npz(path, known=known, fit=fit, cache=folder)
         else:
             raise DataError(f"{path} is of a kind that cannot be read; expected a folder, .npz, {', '.join(TABLES)}")
@@ -336,7 +329,7 @@ def _finished(
             "learned from them.",
         )
     channels = channels or records.channels
-    mean, std = _normalisation(normalise, channels)
+    mean, std = normalisation_of(normalise, channels)
     info = DatasetInfo(
         name=name if name in dataset_names() else records.name, task=records.task, classes=records.classes,
         channels=channels,
@@ -373,64 +366,3 @@ def permuted(
         taking = np.argsort(order[of_row], kind="stable")
         result[rows[taking]] = targets[rows[giving]]
     return result
-
-
-def _check_arguments(
-    size: int, channels: int | None, count: int | None, bad_images: str, normalise: object, fit: str,
-    uncertain_labels: str, blank_labels: str, window: object,
-) -> None:  # fmt: skip
-    problems = []
-    if not isinstance(size, int) or isinstance(size, bool) or not 8 <= size <= 4096:
-        problems.append(f"size={size!r}: expected a number of pixels from 8 to 4096")
-    if channels not in (None, 1, 3):
-        problems.append(f"channels={channels!r}: expected 1, 3, or None for what the images have")
-    if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
-        problems.append(f"count={count!r}: expected a number of samples, at least 1")
-    if bad_images not in ("raise", "exclude"):
-        problems.append(f"bad_images={bad_images!r}: {nearest(bad_images, ('raise', 'exclude'))}")
-    if uncertain_labels not in UNCERTAIN:
-        problems.append(f"uncertain_labels={uncertain_labels!r}: {nearest(uncertain_labels, UNCERTAIN)}")
-    if blank_labels not in BLANK:
-        problems.append(f"blank_labels={blank_labels!r}: {nearest(blank_labels, BLANK)}")
-    if fit not in FITS:
-        problems.append(f"fit={fit!r}: {nearest(fit, FITS)}")
-    if isinstance(normalise, str) and normalise not in ("imagenet", "half"):
-        problems.append(
-            f"normalise={normalise!r}: {nearest(normalise, ('imagenet', 'half'))}, or (means, standard deviations)"
-        )
-    if window is not None and not (isinstance(window, tuple) and len(window) == 2 and window[0] < window[1]):
-        problems.append(f"window={window!r}: expected two values, the lower first")
-    if problems:
-        raise SpecError(problems, "open_dataset")
-
-
-def _check_observer(observer: str | None, name: str) -> None:
-    if observer is None:
-        return
-    if name != CHASEDB1:
-        raise SpecError(f"observer={observer!r}: {name!r} has masks of one kind; only {CHASEDB1!r} has two observers")
-    if observer not in OBSERVERS:
-        raise SpecError(f"observer={observer!r}: {nearest(observer, OBSERVERS)}")
-
-
-def _refuse_columns(columns: Sequence[str | None], name: str, what: str) -> None:
-    named = [column for column in columns if column]
-    if named:
-        raise SpecError(
-            f"{name!r} is {what} and has no columns ({', '.join(named)}). Cure: a .csv table with these "
-            "columns, or no column names."
-        )
-
-
-def _normalisation(
-    normalise: str | tuple[Sequence[float], Sequence[float]], channels: int
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    if isinstance(normalise, str):
-        return _NORMALISATIONS[normalise, channels]
-    mean, std = (tuple(float(value) for value in values) for values in normalise)
-    if len(mean) != channels or len(std) != channels or min(std) <= 0:
-        raise SpecError(
-            f"normalise={normalise!r}: expected {channels} mean(s) and {channels} positive standard "
-            f"deviation(s) for {channels} channel(s)"
-        )
-    return mean, std
