@@ -8,15 +8,15 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
+from transfuse.cli.conclusion import concluded
+from transfuse.cli.outcome import OPENING, OUT, exit_code, outcome_of
 from transfuse.cli.show import shipped, show
-from transfuse.cli.text import say
+from transfuse.cli.text import say, working
 from transfuse.errors import SpecError, TransfuseError, nearest
 from transfuse.results.store import Store
 
@@ -24,13 +24,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from transfuse.specs import StudySpec
-    from transfuse.study.carry_out import Outcome
-    from transfuse.study.conclude import Conclusion
-    from transfuse.study.expand import PlannedRun
-    from transfuse.study.plan import Plan
-
-OUT = Path("transfuse-out")
-OPENING = "Opening data and weights (phantoms are drawn when they are first used) ..."
 
 app = App(
     name="transfuse",
@@ -72,7 +65,7 @@ def check(study: Path, *overrides: str, device: Device = "auto") -> int:
 
     spec = _load(study, overrides, device)
     console = _console()
-    with _working(console, OPENING):
+    with working(console, OPENING):
         checked = look(spec, str(study), device)
     for line in checked.lines:
         say(console, line if line.startswith("note: ") else f"✓ {line}")
@@ -93,11 +86,11 @@ def run(study: Path, *overrides: str, out: Out = OUT, workers: Workers = None, d
     """
     spec = _load(study, overrides, device)
     console = _console()
-    outcome = _carry_out(console, spec, ["run", str(study), *overrides], out=out, workers=workers, device=device)
+    outcome = outcome_of(console, spec, ["run", str(study), *overrides], out=out, workers=workers, device=device)
     if outcome is None:
         return 130
-    _report(console, Store(out), outcome.plan)
-    return _ended(console, outcome, out)
+    concluded(console, Store(out), outcome.plan)
+    return exit_code(console, outcome, out)
 
 
 @app.command
@@ -147,12 +140,12 @@ def truncate(
     given = {"margin": margin, "strategy": strategy, "arm": arm, "level": level, "to": to, "licence": licence}
     again = [f"--{name}={value}" for name, value in given.items() if value is not None]
     command = ["truncate", source, *overrides, *again]
-    outcome = _carry_out(console, spec, command, out=out, workers=workers, device=device)
+    outcome = outcome_of(console, spec, command, out=out, workers=workers, device=device)
     if outcome is None:
         return 130
-    found = _report(console, Store(out), outcome.plan)
+    found = concluded(console, Store(out), outcome.plan)
     handed_over = export_smallest(console, Store(out), outcome.plan, found.searches, to, licence)
-    return _ended(console, outcome, out) or int(not handed_over)
+    return exit_code(console, outcome, out) or int(not handed_over)
 
 
 @app.command
@@ -192,7 +185,7 @@ def report(study: str | None = None, *, out: Out = OUT) -> int:
     names = store.studies()
     if study is None and len(names) != 1:
         raise SpecError(f"there are {len(names)} studies in {str(out)!r}; name one: {', '.join(names) or 'none yet'}")
-    _report(_console(), store, read_plan(store, study or names[0]))
+    concluded(_console(), store, read_plan(store, study or names[0]))
     return 0
 
 
@@ -313,13 +306,6 @@ def _console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr)
 
 
-def _working(console: Console, text: str) -> AbstractContextManager[object]:
-    if console.is_terminal:
-        return console.status(text)
-    say(console, text)
-    return nullcontext()
-
-
 def _load(study: Path, overrides: tuple[str, ...], device: str) -> StudySpec:
     from transfuse.specs import read_study, study_from
 
@@ -330,105 +316,3 @@ def _load(study: Path, overrides: tuple[str, ...], device: str) -> StudySpec:
         from transfuse.study.plan import all_mistakes
 
         raise all_mistakes(error, content, device) from None
-
-
-def _carry_out(
-    console: Console, spec: StudySpec, command: Sequence[str], *, out: Path, workers: int | None, device: str
-) -> Outcome | None:
-    """Check a study and do what is to be done of it; None where it was stopped, after saying how to go on."""
-    from transfuse.cli.progress import shown
-    from transfuse.study.carry_out import carry_out, default_workers
-    from transfuse.study.plan import check as look
-    from transfuse.study.plan import replaced
-    from transfuse.study.tuning import still_to_name
-
-    with _working(console, OPENING):
-        checked = look(spec, command[1], device)
-        count = default_workers(spec.train.threads, device) if workers is None else workers
-    if count < 1:
-        raise SpecError(f"--workers is {count}; expected 1 or more")
-    say(console, spec.title or spec.name, style="bold")
-    for line in checked.lines:
-        say(console, f"  {line}")
-    store = Store(out)
-    later = 0
-
-    def named(store: Store) -> list[PlannedRun]:
-        nonlocal later  # of a study that tunes, the display counts the runs that are not named yet too
-        runs = checked.round(store)
-        later = still_to_name(checked.study, [run.row() for run in runs])
-        return runs
-
-    for notice in replaced(store, checked.study, named(store)):
-        say(console, notice, style="yellow")
-    try:
-        return carry_out(
-            checked.study,
-            named,
-            store,
-            show=lambda total, done, workers: shown(console, total, done, workers, later),
-            workers=count,
-            device=device,
-        )
-    except KeyboardInterrupt:
-        options = [f"--out={out}"] * (out != OUT) + [f"--workers={workers}"] * (workers is not None)
-        options += [f"--device={device}"] * (device != "auto")
-        say(
-            console,
-            "\nStopped. Nothing is lost: finished runs are kept, the others go on from their last validation.\n"
-            f"  go on:   {shlex.join(['transfuse', *command, *options])}\n"
-            f"  look:    {shlex.join(['transfuse', 'status', '--out', str(out)])}",
-        )
-        return None
-
-
-def _ended(console: Console, outcome: Outcome, out: Path) -> int:
-    """The exit code, after saying what has no result."""
-    if not outcome.complete:
-        counts = ", ".join(f"{number} {state}" for state, number in outcome.states.items())
-        why = shlex.join(["transfuse", "status", "--out", str(out)])
-        text = f"Not everything has a result: {counts}. The same command tries again; {why} says why"
-        say(console, text, style="red")
-    return 0 if outcome.complete else 1
-
-
-def _report(console: Console, store: Store, plan: Plan) -> Conclusion:
-    from transfuse.report.html import Contents, write_report
-    from transfuse.results.shared_work import shared_work
-    from transfuse.study.conclude import conclude
-
-    with _working(console, "Writing the report ..."):
-        found = conclude(store, plan)
-        path = write_report(
-            Contents(
-                study=found.study,
-                recommendation=found.recommendation,
-                **found.tables._asdict(),
-                comparisons=found.comparisons,
-                estimates=found.estimates,
-                notes=found.notes,
-                environment=found.environment,
-                samples=found.samples,
-                pictures=found.pictures,
-                analyses=found.analyses,
-                failures=found.failures,
-                network_sizes=found.network_sizes,
-                data_sizes=found.data_sizes,
-                searches=found.searches,
-                cuts=found.cuts,
-            ),
-            store.study_folder(plan.study.name) / "report.html",
-        )
-    advice = found.recommendation
-    say(console, f"\n{advice.headline}", style="bold")
-    for part in advice.models or (advice,):
-        for text in filter(None, (part.advice, part.sentence)):
-            say(console, text)
-    for search in found.searches:
-        say(console, " ".join(search.sentences()))
-    for caveat in advice.caveats:
-        say(console, f"  · {caveat}", style="dim")
-    if saved := shared_work(found.tables.runs):
-        say(console, saved, style="dim")
-    say(console, f"\nReport: {path.resolve()}", soft_wrap=True)
-    return found
