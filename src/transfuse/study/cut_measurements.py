@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from transfuse.study.lengths import lengths_of
 from transfuse.study.looked import IMAGES, ORDER_SEED, Found, Looked, batches_of
-from transfuse.study.measure import recipe_of, total_steps
+from transfuse.study.measure import recipe_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -73,14 +74,14 @@ def cut_screen(looked: Looked) -> Found:
     from transfuse.statistics.estimate import estimate
     from transfuse.training.screen import TRUNK, screen
 
-    found, spec, train = Found(), looked.job.spec, looked.spec.train
+    found, spec = Found(), looked.job.spec
     split, metric = looked.split, looked.job.cut_metric
     model, blocks = _network(looked)
     recipe = recipe_of(looked.spec, split)
     folder = looked.store.analyses.run_folder(looked.job.run_id) / "checkpoints"
-    period = _period(recipe.validate_every, len(split.train), train.batch_size)
+    whole, period = lengths_of(looked.spec.train, len(split.train))
     share = looked.job.spec.length or HALF
-    steps = max(1, round(max(1, round(share * total_steps(looked.spec, split) / period)) * period))
+    steps = max(1, round(max(1, round(share * whole / period)) * period))
     result = screen(
         model,
         blocks,
@@ -106,10 +107,6 @@ def cut_screen(looked: Looked) -> Found:
 
 HALF = 0.5
 """The share of the study's steps that a screen takes: heads at all cuts learn from every image."""
-
-
-def _period(every: int | float, images: int, batch_size: int) -> float:
-    return float(every if isinstance(every, int) else every * math.ceil(images / batch_size))
 
 
 def _network(looked: Looked) -> tuple[nn.Module, Blocks]:

@@ -13,7 +13,7 @@ from transfuse.errors import AnalysisError, AnalysisWarning, DataError, nearest
 from transfuse.results.store import Store
 from transfuse.specs import RunSpec
 from transfuse.study.analyses import PlannedAnalysis, Side
-from transfuse.study.measure import total_steps
+from transfuse.study.lengths import total_steps
 from transfuse.study.network import skeleton
 from transfuse.study.snapshots import snapshot_file, snapshot_steps
 from transfuse.study.sources import images_of, open_data, split_data

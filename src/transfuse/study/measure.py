@@ -68,13 +68,6 @@ def labels_of(part: Part) -> np.ndarray:
     return part.targets
 
 
-def total_steps(spec: RunSpec, split: Split) -> int:
-    """How many steps the training takes at most, for a progress bar."""
-    if spec.train.steps is not None:
-        return spec.train.steps
-    return max(1, round((spec.train.epochs or 0) * math.ceil(len(split.train) / spec.train.batch_size)))
-
-
 def history_table(epochs: list[Epoch]) -> pd.DataFrame:
     """One row for each step and quantity: `step, epoch, split, quantity, value, seconds`."""
     import pandas as pd

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from transfuse.specs import DataSpec, StudySpec, TrainSpec
 from transfuse.study.few_patients import few_patients_note
+from transfuse.study.lengths import lengths_of, steps_per_epoch
 
 if TYPE_CHECKING:
     from transfuse.data import Split
@@ -45,10 +46,8 @@ def _of_few_images(path: str, split: Split) -> list[str]:
 
 def _of_training(path: str, train: TrainSpec, images: int) -> list[str]:
     notes = []
-    an_epoch = math.ceil(images / train.batch_size)
-    steps = train.steps if train.steps is not None else max(1, round((train.epochs or 0) * an_epoch))
-    every = train.validate_every
-    between = every if isinstance(every, int) else max(1, round(every * an_epoch))
+    steps, period = lengths_of(train, images)
+    every, between = train.validate_every, max(1, round(period))
     if train.batch_size > images:
         notes.append(
             f"{path}.batch_size is {train.batch_size}, and the training part has {images} images: a step an epoch"
@@ -64,7 +63,7 @@ def _of_training(path: str, train: TrainSpec, images: int) -> list[str]:
             f"{path}.validate_every: {every} is a whole number and counts steps, so a training is validated "
             f"{math.ceil(steps / every)} times; {every}.0 counts epochs"
         )
-    warmup = train.schedule.warmup * (an_epoch if train.schedule.warmup_unit == "epochs" else 1)
+    warmup = train.schedule.warmup * (steps_per_epoch(train, images) if train.schedule.warmup_unit == "epochs" else 1)
     if warmup >= steps:
         notes.append(
             f"{path}.schedule.warmup is {train.schedule.warmup:g} {train.schedule.warmup_unit}, and a training has "

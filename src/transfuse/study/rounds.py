@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 
 from transfuse.results.store import Store
-from transfuse.specs import TrainSpec
 from transfuse.study.cut_sizes import size_of
 from transfuse.study.expand import PlannedRun, Planner, Searched, expand
-from transfuse.study.search import Lengths, searched
+from transfuse.study.lengths import lengths_of
 from transfuse.study.search import choices as cuts_chosen
+from transfuse.study.search import searched
 from transfuse.study.search_file import write_search
 from transfuse.study.sources import fingerprint, images_of, network_sha256, open_data, split_data, weights_sha256
 from transfuse.study.sweeps import Unfolded
@@ -50,15 +49,3 @@ def known_runs(unfolded: Unfolded, store: Store | None = None, rates: Rates | No
 
     given = None if study.search is None else search
     return expand(unfolded, fingerprint, weights_sha256, network_sha256, rates, given)
-
-
-def lengths_of(train: TrainSpec, images: int) -> Lengths:
-    """How long a training on so many images is.
-
-    >>> lengths_of(TrainSpec(epochs=3, batch_size=32, validate_every=0.5), 100)
-    Lengths(steps=12, period=2.0)
-    """
-    an_epoch = math.ceil(images / train.batch_size)
-    steps = train.steps if train.steps is not None else max(1, round((train.epochs or 0) * an_epoch))
-    every = train.validate_every
-    return Lengths(steps, float(every if isinstance(every, int) else every * an_epoch))

@@ -19,7 +19,8 @@ from transfuse.results.store import RunRecord, Store, replacing, write_json, wri
 from transfuse.study.attempt import attempt
 from transfuse.study.events import Started, Tell, Validated
 from transfuse.study.expand import PlannedRun
-from transfuse.study.measure import contiguous, environment, facts, history_table, recipe_of, test, total_steps
+from transfuse.study.lengths import total_steps
+from transfuse.study.measure import contiguous, environment, facts, history_table, recipe_of, test
 from transfuse.study.network import Network, build
 from transfuse.study.shared_features import frozen_features
 from transfuse.study.snapshots import has_snapshots, snapshot_file, snapshot_steps

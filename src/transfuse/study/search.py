@@ -19,6 +19,7 @@ from transfuse.metrics import find_metric
 from transfuse.results.store import Store
 from transfuse.specs import AnalysisSpec, SearchSpec, StudySpec
 from transfuse.study.expand import PlannedRun, Planner, Searched
+from transfuse.study.lengths import Lengths
 from transfuse.study.sweeps import Unfolded
 from transfuse.study.tested import arm_of_predictions
 
@@ -38,13 +39,6 @@ FEWEST = 2
 
 WORSE = 0.05
 """A cut leaves the race where so small a share of resamples of the validation patients has it close to the best."""
-
-
-class Lengths(NamedTuple):
-    """How long a training is, and the distance of its validations, in steps; the distance may be a fraction."""
-
-    steps: int
-    period: float
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ import numpy as np
 from transfuse.errors import BlocksError, TrainingError
 from transfuse.specs import RunSpec
 from transfuse.study.feature_files import FeatureFiles, Images, Place
-from transfuse.study.measure import macs_of, total_steps
+from transfuse.study.lengths import total_steps
+from transfuse.study.measure import macs_of
 from transfuse.study.network import kind_of
 from transfuse.study.sources import images_of
 
