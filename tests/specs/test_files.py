@@ -102,6 +102,12 @@ seeds: x
             "augmentation_bank is 0; expected 1 or more",
         ),
         ({"train": {"steps": 10, "augmentation_bank": 4}}, "augmentation_bank: views of what? Give augment too"),
+        ({"train": {"steps": 10, "patch": [32, 0, 32]}}, "patch is [32, 0, 32]; expected voxels, a side or [D, H, W]"),
+        (
+            {"train": {"steps": 10, "patch": 32, "patch_foreground": 2}},
+            "patch_foreground is 2.0; expected a share from",
+        ),
+        ({"train": {"steps": 10, "patch_foreground": 0.2}}, "patch_foreground: the share of which patches? Give patch"),
         ({"arms": {"random": {"norm_statistics": "updated"}}}, "but nothing is frozen"),
         ({"data": {"name": "x", "train_fraction": 0.0}}, "train_fraction is 0.0; expected a share in (0, 1]"),
         ({"data": {"name": "x", "channels": 2}}, "channels is 2; expected 1, 3 or nothing"),

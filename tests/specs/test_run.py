@@ -165,6 +165,16 @@ def test_l2_sp_that_draws_something_back_is_not(arm: dict[str, Any]) -> None:
     assert InitSpec(**arm, l2_sp=0.1).l2_sp == 0.1
 
 
+def test_a_patch_is_part_of_it_where_there_is_one_however_it_is_written() -> None:
+    cube, sides, rare = (
+        replace(RUN, train=replace(RUN.train, patch=patch, patch_foreground=share))
+        for patch, share in ((32, 0.5), ((32, 32, 32), 0.5), (32, 0.1))
+    )
+    assert cube.run_id == sides.run_id
+    assert len({RUN.run_id, cube.run_id, rare.run_id}) == 3
+    assert not [key for key in RUN.identity()["train"] if key.startswith("patch")]
+
+
 def test_it_is_stable() -> None:
     """Another value here means that every finished run of every user is done again: raise NUMERICS_VERSION, say so."""
     assert NUMERICS_VERSION == 1

@@ -285,10 +285,20 @@ def _training_rows(
         ("length", f"{facts['epochs']:g} epochs, {phrases.counted(facts['steps'], 'step')}; {record.reason}"),
         ("loss", loss + (", classes balanced" if train["class_weights"] == "balanced" else "")),
         ("augmentation", train["augment"]),
+        *([("patches", _of_patches(train))] if train.get("patch") else []),
         ("weights kept", f"those of the best validation {phrases.metric_name(facts['monitor'])}{at}"),
         ("seed", str(identity["seed"])),
         ("took", f"{phrases.duration(facts['train_seconds'])} on {facts['device']} ({machine})"),
     ]
+
+
+def _of_patches(train: Mapping[str, Any]) -> str:
+    sides = " x ".join(map(str, train["patch"]))
+    share = train.get("patch_foreground", 0.5)
+    return (
+        f"{sides} voxels, {100 * share:g} % around a voxel of a class; whole volumes are predicted by windows of this "
+        "size that overlap by half, weighted by a Gaussian"
+    )
 
 
 def _of_optimizer(optimizer: Mapping[str, Any]) -> dict[str, Any]:

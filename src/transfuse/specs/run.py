@@ -30,7 +30,7 @@ _LATER = {
         *("learning_rate", "head_learning_rate", "layer_decay", "l2_sp"),
     ),
     "optimizer": ("layer_decay", "l2_sp"),
-    "train": ("augmentation_bank",),
+    "train": ("augmentation_bank", "patch", "patch_foreground"),
 }
 
 _RECALIBRATION = 2

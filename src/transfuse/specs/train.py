@@ -114,6 +114,10 @@ class TrainSpec:
         monitor: what the best checkpoint is chosen by; None is the study's metric.
         validate_every: steps (int), or a fraction of an epoch (float).
         test_crops: `center`, or `ten` crops averaged, as V tests.
+        patch: of volumes with masks: a training sees boxes of so many voxels, one side or `[D, H, W]`, cut out at
+            random after augmentation; validation and test are of whole volumes, by overlapping windows of this size.
+            None is whole volumes.
+        patch_foreground: so large a share of patches lie around a voxel of a class, the others anywhere.
         threads: CPU threads of a run; part of its identity, since sums change bits with it.
         precision: `no`, `bf16` or `fp16`.
         snapshots: steps whose weights are kept, or `log`: 1, 2, 4, 8, ... and the last. The analysis `dynamics` asks
@@ -137,8 +141,12 @@ class TrainSpec:
     threads: int = 1
     precision: Literal["no", "bf16", "fp16"] = "no"
     snapshots: Literal["log"] | tuple[int, ...] = ()
+    patch: int | tuple[int, int, int] | None = None
+    patch_foreground: float = 0.5
 
     def __post_init__(self) -> None:
+        if isinstance(self.patch, int):
+            object.__setattr__(self, "patch", (self.patch,) * 3)
         problems = []
         if self.epochs is None and self.steps is None:
             problems.append("give the length of the training as either epochs or steps, e.g. epochs: 20")
@@ -160,6 +168,12 @@ class TrainSpec:
             problems.append(
                 f"validate_every is {self.validate_every}; expected steps (int) or a fraction of an epoch (float)"
             )
+        if isinstance(self.patch, tuple) and min(self.patch) < 1:
+            problems.append(f"patch is {list(self.patch)}; expected voxels, a side or [D, H, W], such as 32")
+        if not 0 <= self.patch_foreground <= 1:
+            problems.append(f"patch_foreground is {self.patch_foreground}; expected a share from 0 to 1")
+        if self.patch is None and self.patch_foreground != 0.5:
+            problems.append("patch_foreground: the share of which patches? Give patch too, or leave it out")
         if self.threads < 1:
             problems.append(f"threads is {self.threads}; expected 1 or more")
         if isinstance(self.snapshots, tuple) and any(step < 1 for step in self.snapshots):

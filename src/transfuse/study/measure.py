@@ -14,7 +14,7 @@ import numpy as np
 
 from transfuse.errors import BlocksError, DataError
 from transfuse.metrics import COUNT_METRICS, evaluate, mean_overlap
-from transfuse.specs import RunSpec
+from transfuse.specs import RunSpec, TrainSpec
 from transfuse.study.network import kind_of
 from transfuse.study.sources import images_of
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from transfuse.data import Dataset, Part, Split
+    from transfuse.data.patches import Patches
     from transfuse.study.network import Network
     from transfuse.training import Epoch, Recipe
 
@@ -58,7 +59,15 @@ def recipe_of(spec: RunSpec, split: Split) -> Recipe:
         monitor=spec.monitor,
         validate_every=train.validate_every,
         precision=train.precision,
+        patches=patches_of(train),
     )
+
+
+def patches_of(train: TrainSpec) -> Patches | None:
+    """The patches that a training sees; None for whole images and volumes."""
+    from transfuse.data.patches import Patches
+
+    return None if train.patch is None else Patches(train.patch, train.patch_foreground)
 
 
 def labels_of(part: Part) -> np.ndarray:
@@ -95,7 +104,8 @@ def test(model: nn.Module, split: Split, spec: RunSpec, device: str) -> tuple[pd
     tables = []
     metrics: dict[str, float | None] = {}
     for name, part in (("val", split.val), ("test", split.test)):
-        scores = predict(model, part, crops=spec.train.test_crops, probabilities=spec.train.loss, device=device)
+        how: dict[str, Any] = {"crops": spec.train.test_crops, "probabilities": spec.train.loss}
+        scores = predict(model, part, **how, patches=patches_of(spec.train), device=device)
         info, target = part.dataset.info, np.asarray(part.targets, np.float64)
         found = {"target": list(target.reshape(len(target), -1)), "scores": list(scores)}
         if info.task == "segmentation":

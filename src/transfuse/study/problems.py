@@ -12,7 +12,7 @@ from transfuse.errors import DataError, TransfuseError
 from transfuse.metrics import COUNT_METRICS, METRICS, evaluate
 from transfuse.specs import DataSpec, InitSpec, ModelSpec, StudySpec, TrainSpec
 from transfuse.specs.arm import Level
-from transfuse.study.measure import labels_of
+from transfuse.study.measure import labels_of, patches_of
 from transfuse.study.network import build, untrained
 from transfuse.study.sources import images_of, read_source
 from transfuse.study.sweeps import Unfolded
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from transfuse.data import Part, Split
+    from transfuse.data.patches import Patches
     from transfuse.models import Block
 
 
@@ -65,6 +66,7 @@ def training_problems(path: str, train: TrainSpec, part: Part) -> list[str]:
     """A loss that does not fit the labels, or a class that cannot be balanced."""
     from transfuse.data import class_weights
     from transfuse.data.augment import check_augmentation
+    from transfuse.data.patches import check_patches
     from transfuse.training.losses import loss_name
 
     info, problems = part.dataset.info, []
@@ -80,6 +82,11 @@ def training_problems(path: str, train: TrainSpec, part: Part) -> list[str]:
         check_augmentation(train.augment, info.spatial_dims)
     except TransfuseError as error:
         problems.append(f"{path}.augment: {error}")
+    if (patches := patches_of(train)) is not None:
+        try:
+            check_patches(patches, part.dataset)
+        except TransfuseError as error:
+            problems.append(f"{path}.patch: {error}")
     if train.test_crops == "ten" and info.spatial_dims == 3:
         problems.append(f"{path}.test_crops: ten crops are of images, and {info.name} holds volumes; use center")
     if train.class_weights == "balanced":
@@ -137,6 +144,7 @@ class _Network(NamedTuple):
     path: str
     model: ModelSpec
     data: DataSpec
+    train: TrainSpec
     arms: tuple[tuple[str, InitSpec], ...]
 
 
@@ -147,7 +155,7 @@ def _networks(unfolded: Unfolded) -> Iterator[_Network]:
         # The arms of a sweep differ in one number: the last of them stands for all.
         last = {unfolded.sweeps.get(name, f"{name} alone"): name for name in unfolded.arms[label]}
         arms = tuple((f"arms.{name}", study.arms[name]) for name in last.values())
-        yield _Network(f"models.{label}", model, study.data, arms)
+        yield _Network(f"models.{label}", model, study.data, study.train, arms)
         waiting = [(weights, model) for weights in (model.weights, *(init.weights for _, init in arms))]
         done = set()
         while waiting:
@@ -157,7 +165,8 @@ def _networks(unfolded: Unfolded) -> Iterator[_Network]:
                 done.add((name, asking))
                 own, init = study.source_model(name, asking), study.sources[name].init
                 waiting.append((own.weights, own))
-                yield _Network(f"sources.{name}", own, study.source_data(name), ((f"sources.{name}.init", init),))
+                data, train = study.source_data(name), study.sources[name].train
+                yield _Network(f"sources.{name}", own, data, train, ((f"sources.{name}.init", init),))
 
 
 class _Weights:
@@ -223,7 +232,11 @@ class _Look:
         except TransfuseError as error:
             yield _Finding(False, "", path, str(error))
             return
-        if wrong := _forward_problem(self.network.model.name, model, self.split):
+        patches = patches_of(self.network.train)
+        if patches is not None and (wrong := _patch_problem(model, patches, self.split)):
+            patches = None
+            yield _Finding(False, "patch of ", path, wrong)
+        if wrong := _forward_problem(self.network.model.name, model, self.split, patches):
             yield _Finding(False, "", path, wrong)
         for where, init in self.network.arms:
             yield from self._of_arm(where, init, model)
@@ -310,13 +323,29 @@ def _has_statistics(model: nn.Module, block: Block) -> bool:
     )
 
 
-def _forward_problem(name: str, model: nn.Module, split: Split) -> str:
-    """What is wrong with what a network makes of two images; empty if nothing is."""
+def _patch_problem(model: nn.Module, patches: Patches, split: Split) -> str:
+    """What is wrong with the patches for a network; empty if nothing is, or if the data have none (said elsewhere)."""
+    from transfuse.training.windows import check_windows
+
+    try:
+        check_windows(model, patches, split.train.dataset)
+    except DataError:
+        return ""
+    except TransfuseError as error:
+        return str(error)
+    return ""
+
+
+def _forward_problem(name: str, model: nn.Module, split: Split, patches: Patches | None) -> str:
+    """What is wrong with what a network makes of two images, or of patches of them; empty if nothing is."""
     import torch
 
     from transfuse.training.prediction import output_shape
 
     images = next(split.train.batches(2))[0]
+    if patches is not None and images.ndim == 5:
+        depth, height, width = patches.box
+        images = images[..., :depth, :height, :width]
     expected = output_shape(split.train, images)
     own = ":" in name
     mode = model.training

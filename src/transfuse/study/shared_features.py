@@ -76,9 +76,9 @@ def frozen_features(
     """Within, the network is trained and used on features of its frozen blocks, where it has such that allow it.
 
     They do not allow it where their batch norms follow the batch, where images are augmented anew at each step (a bank
-    of views is computed once) or tested in ten crops, in mixed precision, and where the network does not go on from its
-    features to the very bits it makes of the images, which is tried first. Where the disk has no room, features are
-    computed at each step: the numbers are the same.
+    of views is computed once), cut into patches or tested in ten crops, in mixed precision, and where the network does
+    not go on from its features to the very bits it makes of the images, which is tried first. Where the disk has no
+    room, features are computed at each step: the numbers are the same.
 
     Args:
         network: the network, on the device where it will be trained; frozen as its arm says.
@@ -101,7 +101,7 @@ def frozen_features(
     frozen = Frozen(split, _whole_check(network, spec, split))
     count, train = _frozen_depth(spec, network.blocks), spec.train
     anew = train.augment != "none" and train.augmentation_bank is None
-    if not count or anew or train.test_crops != "center" or train.precision != "no":
+    if not count or anew or train.test_crops != "center" or train.precision != "no" or train.patch is not None:
         yield frozen
         return
     macs, own = macs_of(model, spec, split), _place(network, spec, split, count)

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from transfuse.data.augment import check_augmentation
+from transfuse.data.patches import Patches
 from transfuse.data.splits import Part
 from transfuse.errors import TrainingError
 from transfuse.training.recipe import Augmentation, Recipe
+from transfuse.training.windows import check_windows
 
 # Independent streams of random numbers, all from the one seed.
-ORDER, AUGMENTATION, DROPOUT, VIEWS = range(4)
+ORDER, AUGMENTATION, DROPOUT, VIEWS, PATCHES = range(5)
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,8 @@ class Batches:
         steps_per_epoch: batches an epoch.
         augmentation: None for none.
         bank: so many fixed views of each image stand for all that the augmentation may draw; None: it draws anew.
-        seed: of order and augmentation.
+        patches: what is cut out of each volume, with its mask; None: nothing.
+        seed: of order, augmentation and patches.
     """
 
     part: Part
@@ -39,6 +42,7 @@ class Batches:
     augmentation: Augmentation | None
     seed: int
     bank: int | None = None
+    patches: Patches | None = None
 
     def order(self, epoch: int) -> np.ndarray:
         """The order (N,) of the images in an epoch (the first is 0)."""
@@ -62,13 +66,19 @@ class Batches:
         return self.part.normalise(images)
 
     def drawn(self, positions: np.ndarray, step: int, process: int = 0) -> tuple[Tensor, Tensor]:
-        """The images of a step, as `images` gives them, and their targets; masks are moved with their images."""
+        """The images of a step, as `images` gives them, and their targets; masks are moved with their images.
+
+        Of volumes with masks they may be patches, cut out of what was moved: what enters from a side is what was there.
+        """
         if self.part.dataset.info.task != "segmentation":
             return self.images(positions, step, process), self.targets[torch.from_numpy(positions)]
         images, masks = self.part.tensors(positions), self.part.truth(positions)
         if self.augmentation is not None:
             generator = torch.Generator().manual_seed(step_seed(self.seed, AUGMENTATION, step, process))
             images, masks = self.augmentation.together(images, masks, generator)  # type: ignore[attr-defined]
+        if self.patches is not None:
+            generator = torch.Generator().manual_seed(step_seed(self.seed, PATCHES, step, process))
+            images, masks = self.patches.drawn(images, masks, generator)
         return self.part.normalise(images), masks
 
 
@@ -79,8 +89,9 @@ def make_batches(part: Part, recipe: Recipe, model: nn.Module, *, seed: int) -> 
     cannot train on one image; another order brings that image back in the next epoch.
 
     Raises:
-        TrainingError: nothing to train on, or an augmentation that cannot move masks.
-        DataError: an augmentation of images for volumes, or the reverse.
+        TrainingError: nothing to train on, an augmentation that cannot move masks, or patches that do not suit the
+            network.
+        DataError: an augmentation of images for volumes, or the reverse; patches of what has none.
     """
     if len(part) == 0:
         raise TrainingError("the training part is empty: expected at least one image")
@@ -89,6 +100,8 @@ def make_batches(part: Part, recipe: Recipe, model: nn.Module, *, seed: int) -> 
         check_augmentation(recipe.augment, part.dataset.info.spatial_dims)
     if part.dataset.info.task == "segmentation":
         _check_masks_move(augmentation, recipe)
+    if recipe.patches is not None:
+        check_windows(model, recipe.patches, part.dataset)
     steps = math.ceil(len(part) / recipe.batch_size)
     normed = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
     if normed and recipe.batch_size > 1 and len(part) % recipe.batch_size == 1:
@@ -96,7 +109,9 @@ def make_batches(part: Part, recipe: Recipe, model: nn.Module, *, seed: int) -> 
     if steps == 0:
         raise TrainingError("the training part holds 1 image and the network has batch norm: expected 2 or more")
     targets = torch.from_numpy(np.array(part.targets))
-    return Batches(part, targets, recipe.batch_size, steps, augmentation, seed, recipe.augmentation_bank)
+    return Batches(
+        part, targets, recipe.batch_size, steps, augmentation, seed, recipe.augmentation_bank, recipe.patches
+    )
 
 
 def _check_masks_move(augmentation: Augmentation | None, recipe: Recipe) -> None:

@@ -15,7 +15,7 @@ from transfuse.training.checkpoint import TOTAL_STEPS
 from transfuse.training.recipe import Recipe
 
 # Settings that came later: where they are not used, a checkpoint from before them is still of the same training.
-_LATER = ("optimizer.layer_decay", "optimizer.l2_sp", "augmentation_bank")
+_LATER = ("optimizer.layer_decay", "optimizer.l2_sp", "augmentation_bank", "patches")
 
 
 def settings_of(

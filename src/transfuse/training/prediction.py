@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from transfuse.data.patches import Patches, check_patches
 from transfuse.data.splits import Part
 from transfuse.errors import TrainingError, nearest
 from transfuse.models.memory_order import channels_last, takes_channels_last
 from transfuse.training.device import choose_device, evaluation_mode
 from transfuse.training.losses import loss_name, probabilities_of
+from transfuse.training.windows import maps_by_windows
 
 CROPS = ("center", "ten")
 
@@ -28,6 +30,7 @@ def predict(
     batch_size: int = 256,
     crops: str = "center",
     probabilities: str = "auto",
+    patches: Patches | None = None,
     device: str | None = None,
 ) -> np.ndarray:
     """Class probabilities (N, C) float32 in [0, 1] for every image of `part`, in its order; of masks, counted pixels.
@@ -47,11 +50,16 @@ def predict(
             mirror images, each 7/8 of the side and resized to the full side (V). Not of masks.
         probabilities: `softmax` (rows sum to 1), `sigmoid`, or `auto`: sigmoid for multilabel data, otherwise softmax.
             Of masks it changes nothing.
+        patches: those that a network of volumes with masks was trained on: it sees whole volumes by windows of this
+            size (`maps_by_windows`).
         device: where to predict; None is where the network is. The network is brought back.
 
     Raises:
         TrainingError: an empty part, an unknown choice, or a network whose output does not fit the classes.
+        DataError: patches of data that have none, or larger than the volumes.
     """
+    if patches is not None:
+        check_patches(patches, part.dataset)
     if crops not in CROPS:
         raise TrainingError(f"the crops {crops!r} are unknown: {nearest(crops, CROPS)}")
     if batch_size < 1:
@@ -65,7 +73,7 @@ def predict(
     try:
         if masks:
             return np.concatenate(
-                [pixel_counts(maps, truth).numpy() for maps, truth in maps_of(model, part, batch_size)]
+                [pixel_counts(maps, truth).numpy() for maps, truth in maps_of(model, part, batch_size, patches)]
             )
         batches = (probabilities_of(logits, head) for logits in _batches_of_logits(model, part, batch_size, crops))
         if crops == "ten":
@@ -75,17 +83,23 @@ def predict(
         model.to(home)
 
 
-def segment(model: nn.Module, part: Part, *, device: str | None = None) -> np.ndarray:
+def segment(model: nn.Module, part: Part, *, patches: Patches | None = None, device: str | None = None) -> np.ndarray:
     """Predicted masks (N, size, size) uint8 for every image of `part`, in its order; (N, size, size, size) of volumes.
+
+    Args as of `predict`.
 
     Raises:
         TrainingError: an empty part, data without masks, or a network whose output does not fit the classes.
+        DataError: patches larger than the volumes, or of images.
     """
+    if patches is not None:
+        check_patches(patches, part.dataset)
     loss_name("dice_ce", part.dataset.info.task)
     home = device_of(model)
     model.to(home if device is None else choose_device(device))
     try:
-        return np.concatenate([maps.argmax(dim=1).to(torch.uint8).numpy() for maps, _ in maps_of(model, part)])
+        found = maps_of(model, part, patches=patches)
+        return np.concatenate([maps.argmax(dim=1).to(torch.uint8).numpy() for maps, _ in found])
     finally:
         model.to(home)
 
@@ -95,11 +109,13 @@ MAPS_AT_ONCE = 16
 MAPS_OF_VOLUMES_AT_ONCE = 4
 
 
-def maps_of(model: nn.Module, part: Part, batch_size: int = MAPS_AT_ONCE) -> Iterator[tuple[Tensor, Tensor]]:
+def maps_of(
+    model: nn.Module, part: Part, batch_size: int = MAPS_AT_ONCE, patches: Patches | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Maps of logits (n, C, ...) float32 and masks (n, ...) of all images of `part`, on the CPU, batch by batch."""
     most = MAPS_OF_VOLUMES_AT_ONCE if part.dataset.info.spatial_dims == 3 else MAPS_AT_ONCE
     step, start = min(batch_size, most), 0
-    for maps in _batches_of_logits(model, part, step, "center"):
+    for maps in _batches_of_logits(model, part, step, "center", patches):
         yield maps, part.truth(np.arange(start, start + len(maps)))
         start += len(maps)
 
@@ -152,7 +168,9 @@ def check_logits(logits: Tensor, expected: tuple[int, ...]) -> Tensor:
     return logits
 
 
-def _batches_of_logits(model: nn.Module, part: Part, batch_size: int, crops: str) -> Iterator[Tensor]:
+def _batches_of_logits(
+    model: nn.Module, part: Part, batch_size: int, crops: str, patches: Patches | None = None
+) -> Iterator[Tensor]:
     if len(part) == 0:
         raise TrainingError("the part to predict is empty: expected at least one image")
     device = device_of(model)
@@ -169,7 +187,7 @@ def _batches_of_logits(model: nn.Module, part: Part, batch_size: int, crops: str
             images = part.normalise(images).to(device)
             if takes_channels_last(model, images):
                 images = channels_last(images)
-            logits = check_logits(model(images).float().cpu(), output_shape(part, images))
+            logits = check_logits(maps_by_windows(model, images, patches).float().cpu(), output_shape(part, images))
             yield logits.reshape(count, 10, -1) if crops == "ten" else logits
 
 

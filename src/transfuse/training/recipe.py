@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from transfuse.data.patches import Patches
 from transfuse.errors import TrainingError, nearest
 from transfuse.metrics import EVERY_METRIC
 from transfuse.training.losses import LOSSES
@@ -55,6 +56,8 @@ class Recipe:
             validation loss, for which lower is better. Of masks, `dice` or `jaccard`.
         validate_every: steps (int), or a fraction of an epoch (float); the last step is always validated.
         precision: `no` (float32), `bf16` or `fp16`, of training steps only: validation is always float32.
+        patches: of volumes with masks: each step sees a patch of each volume instead of the whole, cut out of it after
+            it is augmented; validation is of whole volumes, by windows of this size. None: whole volumes.
 
     Raises:
         TrainingError: a value out of its range, or an unknown name.
@@ -71,6 +74,7 @@ class Recipe:
     monitor: str = "auroc"
     validate_every: int | float = 1.0
     precision: str = "no"
+    patches: Patches | None = None
 
     def __post_init__(self) -> None:
         for name, choices in (

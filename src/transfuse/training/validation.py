@@ -43,7 +43,7 @@ def values_of(logits: Tensor, part: Part, loss: Loss, recipe: Recipe) -> dict[st
 
 def _of_masks(model: nn.Module, part: Part, loss: Loss, recipe: Recipe) -> dict[str, float] | None:
     total, counts = 0.0, []
-    for maps, masks in maps_of(model, part, 4 * recipe.batch_size):
+    for maps, masks in maps_of(model, part, 4 * recipe.batch_size, recipe.patches):
         if not bool(torch.isfinite(maps).all()):
             return None
         total += float(loss(maps, masks)) * len(maps)  # of a batch it is the mean over images
