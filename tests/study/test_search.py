@@ -15,18 +15,11 @@ from transfuse.errors import SpecError
 from transfuse.results.store import RunRecord, Store, write_table
 from transfuse.specs import DataSpec, InitSpec, ModelSpec, SearchSpec, StudySpec, TrainSpec, study_from, to_yaml
 from transfuse.specs.yaml_text import read_yaml
+from transfuse.study.cuts import Cuts
 from transfuse.study.expand import Planner, expand
-from transfuse.study.search import (
-    Choice,
-    Cuts,
-    Lengths,
-    choices,
-    chosen,
-    cuts_of,
-    rungs,
-    searched,
-    with_analysis,
-)
+from transfuse.study.lengths import Lengths
+from transfuse.study.search import Choice, choices, cuts_of, searched, with_analysis
+from transfuse.study.strategies import chosen, rungs
 from transfuse.study.sweeps import BlockName, Unfolded, unfold
 
 STAGES = {"stem": 1, "a.0": None, "a.1": 2, "b.0": None, "b.1": 3, "c.0": None, "c.1": 4}

@@ -43,6 +43,11 @@ class Arm:
     seed: int
     notes: tuple[str, ...] = ()
 
+    @property
+    def value(self) -> float:
+        """The metric of the arm: the mean over its seeds, and over folds."""
+        return float(np.mean([part.points[:, 0] for part in self.parts]))
+
     def beside(self, other: Arm) -> list[Replicates]:
         """The runs of both arms, this one's first.
 

@@ -138,7 +138,7 @@ def smallest_not_worse(
     if not 0 < level < 1:
         raise SpecError(f"level is {level!r}; expected a number between 0 and 1, as 0.95")
     better = 1 if first.metric.higher_is_better else -1
-    means = {name: _mean(arm) for name, arm in arms.items()}
+    means = {name: arm.value for name, arm in arms.items()}
     if reference is None:
         tried = [name for name in arms if arms[name].seeds > 1] or list(arms)
         reference = min(tried, key=lambda name: (-better * means[name], checked[name], name))
@@ -161,7 +161,3 @@ def _corrected(rows: Sequence[Candidate], cost: float, level: float) -> tuple[Ca
     sure = rejected(np.array([1 - row.probability for row in less]).reshape(len(less), 1), 1 - level)
     found = {row.name: bool(one) for row, one in zip(less, sure[:, 0], strict=True)}
     return tuple(replace(row, shown=found.get(row.name, row.probability >= level)) for row in rows)
-
-
-def _mean(arm: Arm) -> float:
-    return float(np.mean([part.points[:, 0] for part in arm.parts]))
