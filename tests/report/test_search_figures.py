@@ -11,7 +11,8 @@ import pytest
 from transfuse.report.figures import PAPER_INK
 from transfuse.report.palette import LIGHT
 from transfuse.report.search_figures import quantity_of, search_drawing, search_table, verdict_table
-from transfuse.results.cut_search import Search, Seen, verdict_on
+from transfuse.results.cut_search import Search, Seen
+from transfuse.results.search_verdict import verdict_on
 from transfuse.statistics.arm import arm_of_scores
 
 SEARCH = Search(

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from transfuse.errors import StoreError
-from transfuse.results.cut_search import FILE, HOW, Search, read_search, verdict_on
+from transfuse.results.cut_search import FILE, HOW, Search, read_search
+from transfuse.results.search_verdict import verdict_on
 from transfuse.specs.search import STRATEGIES
 from transfuse.statistics.arm import Arm, arm_of_scores
 
@@ -148,12 +149,67 @@ def test_a_worse_cut_is_not_named(tmp_path: Path) -> None:
 
 def test_where_nothing_is_shown_the_best_cut_is_a_guess(tmp_path: Path) -> None:
     found = search(tmp_path)
-    found = replace(found, verdict=verdict_on(found, arms_of({"cut@a": 0.5, "cut@b": 0.5, "whole": 2.0})))
+    found = replace(found, verdict=verdict_on(found, arms_of({"cut@a": 0.5, "cut@b": 2.0, "whole": 2.0}, patients=40)))
     assert found.verdict is not None
     assert (found.verdict.smallest, found.to_use, found.is_shown) == ("whole", "cut@b", False)
+    assert found.outcome == "guess"
     assert found.sentences()[-1].startswith(
         "So no cut is shown to be less than 0.05 worse than the whole network: cut@b"
     )
+
+
+def test_a_cut_that_is_significantly_worse_is_no_guess(tmp_path: Path) -> None:
+    found = search(tmp_path)
+    arms = arms_of({"cut@a": 0.5, "cut@b": 0.5, "whole": 2.0})
+    found = replace(found, verdict=verdict_on(found, arms))
+    assert (found.outcome, found.to_use, found.is_shown) == ("worse", "whole", True)
+    assert found.sentences()[-1] == "So cut@b is worse than the whole network, which is the one to use."
+    still = replace(found, verdict=verdict_on(found, arms, rising={("net", "cut@b")}))
+    assert (still.outcome, still.to_use) == ("guess", "cut@b")
+
+
+@pytest.mark.parametrize("rising", ["cut@a", "whole"])
+def test_nothing_is_shown_of_a_training_that_had_not_levelled_off(tmp_path: Path, rising: str) -> None:
+    found = search(tmp_path)
+    arms = arms_of({"cut@a": 2.0, "cut@b": 2.0, "whole": 2.0})
+    verdict = verdict_on(found, arms, rising={("net", rising), ("other", "cut@b")})
+    assert verdict is not None
+    assert verdict.smallest == ("cut@b" if rising == "cut@a" else "whole")
+    assert set(verdict.held) == ({"cut@a"} if rising == "cut@a" else {"cut@a", "cut@b"})
+    told = replace(found, verdict=verdict).sentences()
+    assert rising == "cut@a" or told[-1].endswith("cut@b is the best guess (training had not levelled off).")
+
+
+def test_two_networks_that_learned_nothing_are_not_as_good_as_each_other(tmp_path: Path) -> None:
+    found = search(tmp_path)
+    arms = arms_of({"cut@a": 2.0, "cut@b": 2.0, "whole": 2.0})
+    low = {("net", "cut@a"), ("net", "whole")}
+    verdict = verdict_on(found, arms, at_chance=low)
+    assert verdict is not None
+    assert (verdict.smallest, set(verdict.held)) == ("cut@b", {"cut@a"})
+    alone = verdict_on(found, arms, at_chance={("net", "cut@a")})
+    assert alone is not None
+    assert (alone.smallest, alone.held) == ("cut@a", {})
+
+
+def rounds(*values: tuple[str, str, float, float, float]) -> list[dict[str, Any]]:
+    names = ("round", "arm", "value", "low", "high")
+    return [{**dict(zip(names, one, strict=True)), "quantity": "auroc", "steps": 5, "kept": True} for one in values]
+
+
+def test_what_the_search_could_not_tell_is_said(tmp_path: Path) -> None:
+    first = [("one", "cut@a", 0.80, 0.7, 0.9), ("one", "cut@b", 0.85, 0.78, 0.9), ("one", "whole", 0.7, 0.6, 0.8)]
+    found = search(tmp_path, rounds=rounds(*first, ("two", "cut@b", 0.99, 0.98, 1.0)))
+    assert (found.alike, found.is_told) == ((1, 2), True)
+    assert "1 of the other 2 lies within the 95 % interval of the best one" in found.how_chosen()[-1]
+    blind = search(tmp_path, rounds=rounds(*first[:2], ("one", "whole", 0.79, 0.6, 0.8)))
+    assert (blind.alike, blind.is_told) == ((2, 2), False)
+    assert "hardly tell the cuts apart: all others lie within" in blind.how_chosen()[-1]
+    less = search(tmp_path, metric="brier", rounds=rounds(*first))  # less is better: whole is the best
+    assert less.alike == (1, 2)
+    sharp = search(tmp_path, rounds=rounds(first[0], ("one", "cut@b", 0.95, 0.9, 1.0)))
+    assert (sharp.alike, sharp.is_told) == ((0, 1), True)
+    assert len(sharp.how_chosen()) == 2
 
 
 def test_differences_are_to_the_whole_network_with_its_sign(tmp_path: Path) -> None:

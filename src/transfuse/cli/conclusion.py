@@ -48,7 +48,7 @@ def concluded(console: Console, store: Store, plan: Plan) -> Conclusion:
         for text in filter(None, (part.advice, part.sentence)):
             say(console, text)
     for search in found.searches:
-        say(console, " ".join(search.sentences()))
+        say(console, " ".join(search.how_chosen()))
     for caveat in advice.caveats:
         say(console, f"  · {caveat}", style="dim")
     if saved := shared_work(found.tables.runs):

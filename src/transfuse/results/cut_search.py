@@ -7,15 +7,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from transfuse.errors import StoreError
 from transfuse.results import phrases
+from transfuse.results.search_verdict import Verdict
 from transfuse.results.smallest_network import amount, share
-
-if TYPE_CHECKING:
-    from transfuse.statistics.arm import Arm
-    from transfuse.statistics.smallest import Candidate, Smallest
 
 FILE = "search.json"
 
@@ -51,27 +48,6 @@ class Seen:
     high: float = math.nan
     steps: int | None = None
     kept: bool = True
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The chosen cuts on the test part, held against the whole network, which was named before that part was seen.
-
-    Args:
-        whole: the arm of the whole network.
-        smallest: the smallest cut that is shown to be less than the margin worse, with Holm's correction; `whole` where
-            none is.
-        rows: every cut that was compared, the smallest network first.
-    """
-
-    whole: str
-    smallest: str
-    rows: tuple[Candidate, ...]
-
-    @property
-    def of_smallest(self) -> Candidate:
-        """The row of the smallest cut: its difference to the whole network and the 95 % interval of that."""
-        return next(row for row in self.rows if row.name == self.smallest)
 
 
 @dataclass(frozen=True)
@@ -124,8 +100,67 @@ class Search:
         """The work of the search as a share of an exhaustive one's; NaN while it goes on."""
         return self.macs / self.macs_exhaustive if self.macs_exhaustive else math.nan
 
+    @property
+    def outcome(self) -> str:
+        """How it ended.
+
+        `open` and `stopped` without a choice, `untested` before the chosen cuts are trained; `shown`: a cut is shown to
+        be as good as the whole network; `whole`: that is best on validation data too; `worse`: the cut that was best
+        there is significantly worse on the test part; `guess`: the test part leaves that open.
+        """
+        if self.best is None or self.smallest is None:
+            return "stopped" if self.stopped else "open"
+        if self.verdict is None:
+            return "untested"
+        if self.verdict.smallest != self.whole:
+            return "shown"
+        if self.best == self.whole:
+            return "whole"
+        return "worse" if self.best not in self.verdict.held and self.verdict.of(self.best).high < 0 else "guess"
+
+    @property
+    def to_use(self) -> str | None:
+        """The cut to use: the smallest that is shown to be as good as the whole network, or that; else the best guess.
+
+        It is the whole network where the cut that was best on validation data is significantly worse.
+        """
+        return self.verdict.smallest if self.verdict is not None and self.is_shown else self.best
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether the cut to use is shown to be less than the margin worse than the whole network, or is that."""
+        return self.outcome in ("shown", "whole", "worse")
+
+    @property
+    def alike(self) -> tuple[int, int]:
+        """How many cuts lie within the 95 % interval of the best one, and of how many others.
+
+        Of the round that saw most cuts; (0, 0) where no interval was seen. The intervals are over patients alone.
+        """
+        names = [one.round for one in self.seen]
+        first = [one for one in self.seen if names and one.round == max(names, key=names.count)]
+        known = [one for one in first if math.isfinite(one.value) and math.isfinite(one.low + one.high)]
+        if not known:
+            return 0, 0
+        best = max(known, key=lambda one: self._sign * one.value)
+        return sum(best.low <= one.value <= best.high for one in known) - 1, len(known) - 1
+
+    @property
+    def is_told(self) -> bool:
+        """Whether the search could tell any cut from the best one."""
+        inside, others = self.alike
+        return inside < others or not others
+
+    @property
+    def _sign(self) -> int:
+        return -1 if phrases.smaller_is_better(self.metric) else 1
+
     def sentences(self) -> list[str]:
         """What was done, what it chose, and what the test part says of that."""
+        return self.how_chosen() + self._on_the_test_part()
+
+    def how_chosen(self) -> list[str]:
+        """What was done, what it chose, and how well it could tell the cuts apart."""
         looked = f"{phrases.counted(len(self.cuts), 'cut')} of {self.model} ({self.arm})"
         how = f"To find the smallest network among {looked}, {HOW[self.strategy]}"
         if self.best is None or self.smallest is None:
@@ -146,17 +181,16 @@ class Search:
                 f"By validation {name} {self.best} ({self._size(self.best)}) is best; {self.smallest} "
                 f"({self._size(self.smallest)}) is the smallest that is at most {gap} below it."
             )
-        return said + self._on_the_test_part()
-
-    @property
-    def to_use(self) -> str | None:
-        """The cut to use: the smallest that is shown to be as good as the whole network, else the best guess."""
-        return self.verdict.smallest if self.verdict is not None and self.is_shown else self.best
-
-    @property
-    def is_shown(self) -> bool:
-        """Whether the cut to use is shown to be less than the margin worse than the whole network, or is that."""
-        return self.verdict is not None and (self.verdict.smallest != self.whole or self.best == self.whole)
+        inside, others = self.alike
+        if others and 2 * inside >= others:
+            which = "all others" if inside == others > 1 else f"{inside} of the other {others}"
+            which = "the other one" if others == 1 else which
+            verb = "lies" if inside == 1 else "lie"
+            said.append(
+                f"It could hardly tell the cuts apart: {which} {verb} within the 95 % interval of the best one, so on "
+                "other patients it might have chosen another."
+            )
+        return said
 
     def _on_the_test_part(self) -> list[str]:
         if self.verdict is None:
@@ -170,12 +204,15 @@ class Search:
                 chance = f"probability that it is less than {gap} worse: {share(row.probability)}"
                 said.append(f"{row.name} {phrases.number(row.value)} (difference to it {off}; {chance})")
         text = "; ".join(said) + "."
-        if self.verdict.smallest != self.whole:
+        if self.outcome == "shown":
             return [text, f"So {self.verdict.smallest} is shown to be less than {gap} worse than the whole network."]
-        if self.best == self.whole:
+        if self.outcome == "whole":
             return [text]
+        if self.outcome == "worse":
+            return [text, f"So {self.best} is worse than the whole network, which is the one to use."]
         guess = f"So no cut is shown to be less than {gap} worse than the whole network: {self.best} is the best guess"
-        return [text, f"{guess}, and more test patients or seeds would tell."]
+        why = self.verdict.held.get(str(self.best), "")
+        return [text, f"{guess}{f' ({why})' if why else ', and more test patients or seeds would tell'}."]
 
     def _size(self, arm: str) -> str:
         size, whole = self.parameters[arm], self.parameters[self.whole]
@@ -230,21 +267,3 @@ def _search(entry: Mapping[str, Any]) -> Search:
 
 def _numbers(row: Mapping[str, Any]) -> dict[str, Any]:
     return {key: math.nan if key in ("value", "low", "high") and value is None else value for key, value in row.items()}
-
-
-def verdict_on(search: Search, tested: Mapping[tuple[str, str], Arm]) -> Verdict | None:
-    """The chosen cuts on the test part; None before they are trained.
-
-    Args:
-        search: of a network.
-        tested: arms on the same test samples, by network and label.
-    """
-    from transfuse.statistics.smallest import smallest_not_worse
-
-    arms = {arm: tested[search.model, arm] for arm in search.cuts if (search.model, arm) in tested}
-    if search.best is None or not {search.best, search.smallest, search.whole} <= set(arms):
-        return None
-    found: Smallest = smallest_not_worse(
-        arms, {arm: float(search.parameters[arm]) for arm in arms}, margin=search.margin, reference=search.whole
-    )
-    return Verdict(found.reference, found.name, found.rows)

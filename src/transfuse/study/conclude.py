@@ -5,19 +5,22 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from transfuse.results import chance
 from transfuse.results.arms import ArmComparison, ArmEstimate
 from transfuse.results.causes import cause_pairs
 from transfuse.results.cut_heads import Cuts, cuts_of, is_cut_sweep
-from transfuse.results.cut_search import Search, read_search, verdict_on
+from transfuse.results.cut_search import Search, read_search
 from transfuse.results.data_size import DataSizes, data_sizes
 from transfuse.results.network_sizes import Sizes, sizes
 from transfuse.results.plateaus import plateaus, rising, withheld
 from transfuse.results.recommend import Recommendation, recommend
+from transfuse.results.search_answer import answered, is_no_cut
+from transfuse.results.search_verdict import verdict_on
 from transfuse.results.store import Store, Tables, replacing, write_table
 from transfuse.specs import StudySpec, to_yaml
 from transfuse.study.compared import compared
@@ -106,6 +109,13 @@ def conclude(store: Store, plan: Plan) -> Conclusion:
     recommendation = recommend(
         plain, comparisons, estimates, runs=tables.runs, history=tables.history, notes=notes, failures=failures
     )
+    low = chance.at_chance(estimates, chance.chance_level(study.metric, plain["data"]))
+    searches = _searches(store, study, tested, ends, low)
+    if searches:
+        kept = is_no_cut(searches)
+        rest = [row for row in comparisons if kept(row.model, row.arm) and kept(row.model, row.baseline)]
+        beside = recommend(plain, rest, estimates, runs=tables.runs, history=tables.history) if rest else None
+        recommendation = answered(recommendation, searches, beside)
     return Conclusion(
         plain,
         tables,
@@ -126,18 +136,25 @@ def conclude(store: Store, plan: Plan) -> Conclusion:
             latencies(store, study, tables.runs),
         ),
         _data_sizes(study, tables, tested),
-        _searches(store, study, tested),
+        searches,
         _cuts(study, tables, tested, plain["data"], comparisons),
     )
 
 
-def _searches(store: Store, study: StudySpec, tested: Mapping[tuple[str, str], _Tested]) -> list[Search]:
+def _searches(
+    store: Store,
+    study: StudySpec,
+    tested: Mapping[tuple[str, str], _Tested],
+    ends: Mapping[tuple[str, str], Plateau],
+    at_chance: Collection[tuple[str, str]],
+) -> list[Search]:
     """What the searches found; none where the study does not search."""
     if study.search is None:
         return []
     arms = {names: one.arm for names, one in tested.items()}
+    still = {names for names, end in ends.items() if end.plateaued is False}
     found = read_search(store.study_folder(study.name))
-    return [dataclasses.replace(one, verdict=verdict_on(one, arms)) for one in found]
+    return [dataclasses.replace(one, verdict=verdict_on(one, arms, still, at_chance)) for one in found]
 
 
 def _trained(study: StudySpec, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
