@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from transfuse.report.figures import PAPER_INK
+from transfuse.report.html import Contents, render
 from transfuse.report.palette import LIGHT
 from transfuse.report.search_figures import quantity_of, search_drawing, search_table, verdict_table
 from transfuse.results.cut_search import Search, Seen
@@ -82,8 +85,23 @@ def test_the_table_of_the_chosen_cuts() -> None:
     }
     arms = {("net", name): arm_of_scores(target, one, range(100)) for name, one in scores.items()}
     table = verdict_table(replace(SEARCH, verdict=verdict_on(SEARCH, arms)))
-    assert table.heads[4] == "Difference to whole"
+    assert table.heads[4] == "Difference to whole, with its 95 % interval"
     assert [row[0] for row in table.rows] == ["cut@b", "whole"]
-    assert "95 % interval" in table.rows[0][4]
+    assert table.rows[0][4].count("\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}") == 1
     assert table.rows[0][5].endswith("%")
     assert table.rows[1][4:] == ("the whole network", "")
+    still = verdict_table(replace(SEARCH, verdict=verdict_on(SEARCH, arms, rising={("net", "whole")})))
+    assert still.rows[0][5].endswith("%\nshows nothing: training had not levelled off")
+
+
+def test_how_small_it_can_be_comes_before_all_else_on_the_page_of_a_search(build: Callable[..., Contents]) -> None:
+    contents = build(models=("net",))
+    page = render(replace(contents, searches=(SEARCH,)))
+    assert page.index('id="answer"') < page.index('id="network-size"') < page.index('id="differences"')
+    assert page.count('id="network-size"') == 1
+    assert page.index('href="#network-size"') < page.index('href="#differences"')
+    assert "how small can the network be?" in page
+    assert '"search-0"' in re.search(r'id="chart-specs">(.*?)</script>', page, re.DOTALL).group(1)  # type: ignore[union-attr]
+    begun = render(replace(contents, searches=(replace(SEARCH, seen=(), best=None, smallest=None),)), interactive=False)
+    assert "the search has not ended." in begun
+    assert 'id="network-size"' not in render(contents, interactive=False)

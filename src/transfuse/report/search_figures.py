@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import altair
 
 COLUMNS = ["round", "cut", "value", "low", "high", "steps", "kept", "mark"]
+_GAP = "\N{NO-BREAK SPACE}"
 _NAMES = {"logme": "LogME", "overlap": "overlap with random features"}
 
 
@@ -125,13 +126,15 @@ def verdict_table(found: Search) -> Table:
         "Parameters",
         "MACs",
         f"Test {name}",
-        f"Difference to {found.verdict.whole}",
+        f"Difference to {found.verdict.whole}, with its 95 % interval",
         f"P(less than {gap} worse)",
     )
     rows = []
     for row in found.verdict.rows:
-        same = row.name == found.verdict.whole
-        ends = phrases.interval(row.low, row.high)
+        same, held = row.name == found.verdict.whole, found.verdict.held.get(row.name)
+        tested = share(row.probability) if not math.isnan(row.probability) else "no test"
+        bounded = math.isfinite(row.low) and math.isfinite(row.high)
+        ends = f"{phrases.signed(row.low)}{_GAP}to{_GAP}{phrases.signed(row.high)}" if bounded else "no interval"
         rows.append(
             (
                 row.name,
@@ -139,7 +142,7 @@ def verdict_table(found: Search) -> Table:
                 amount(found.macs_of[row.name], "macs"),
                 phrases.number(row.value),
                 "the whole network" if same else f"{phrases.signed(row.difference)}\n{ends}",
-                "" if same else share(row.probability) if not math.isnan(row.probability) else "no test",
+                "" if same else f"{tested}\nshows nothing: {held}" if held else tested,
             )
         )
     return Table(f"{found.model}: the chosen cuts on the test part", heads, rows)
