@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,14 @@ from safetensors.torch import load_file
 
 from transfuse.errors import StoreError
 from transfuse.models import blocks_of, create_model, truncate
+from transfuse.results import phrases
 from transfuse.results.card import NORMALISATIONS
+from transfuse.results.cut_search import Search
 from transfuse.results.export import export
 from transfuse.results.loading import read_facts
+from transfuse.results.search_verdict import verdict_on
 from transfuse.results.store import RunRecord, Store, write_json, write_table, write_weights
+from transfuse.statistics.arm import arm_of_scores
 
 DATA: dict[str, Any] = {
     "dataset": "natural-phantom",
@@ -175,6 +180,62 @@ def test_a_perfect_value_has_no_interval(tmp_path: Path) -> None:
     text = card_of(a_run(tmp_path / "out", skill=0.3), tmp_path / "given")
     assert "| Top-5 accuracy | 1.000 | - |" in text
     assert "140 images of 70 patients, none of which was trained on. Interval: bootstrap of patients" in text
+
+
+def searched(effect: float, patients: int) -> Search:
+    """A search whose cut has scores that differ by so many standard deviations between the classes; the whole by 2."""
+    target = np.arange(patients) % 2
+    shared = np.random.default_rng(0).normal(size=patients)
+    arms = {}
+    for place, (arm, size) in enumerate({"cut@layer2": effect, "whole": 2.0}.items()):
+        own = np.random.default_rng([1, place]).normal(size=(3, patients))
+        arms["cbr", arm] = arm_of_scores(target, size * target + 0.95 * shared + 0.3 * own, range(patients))
+    found = Search(
+        model="cbr",
+        arm="cut",
+        strategy="halving",
+        metric="auroc",
+        test_metric="auroc",
+        margin=0.05,
+        slack=0.5,
+        seeds=1,
+        cuts=("cut@layer1", "cut@layer2", "whole"),
+        whole="whole",
+        seen=(),
+        best="cut@layer2",
+        smallest="cut@layer2",
+        parameters={"cut@layer1": 1000, "cut@layer2": 5000, "whole": 100_000},
+        macs_of={"cut@layer1": 10_000, "cut@layer2": 50_000, "whole": 200_000},
+    )
+    return replace(found, verdict=verdict_on(found, arms))
+
+
+def test_the_card_tells_of_the_search(tmp_path: Path) -> None:
+    folder = a_run(tmp_path)
+    shown = searched(2.0, 300)
+    card = card_of(folder, tmp_path / "shown", search=shown).replace("\N{NO-BREAK SPACE}", " ")
+    assert "| strategy | `halving`: all cuts were trained a little, and the better ones longer" in card
+    assert "| looked at | 3 cuts, the whole network among them |" in card
+    assert "| chosen | cut after layer2; 5.00 k of 100 k parameters (5 %) and 50.0 k of 200 k MACs (25 %) |" in card
+    assert "| margin | 0.05 AUROC: " in card
+    assert shown.verdict is not None
+    row, whole = shown.verdict.of("cut@layer2"), shown.verdict.of("whole")
+    assert f"test AUROC {row.value:.3f}, the mean over 3 seeds; of the whole network {whole.value:.3f}; diff" in card
+    assert phrases.interval(row.low, row.high) in card
+    assert "| as good as the whole one | shown. The probability" in card
+    seed = json.loads((folder / "spec.json").read_text(encoding="utf-8"))["identity"]["seed"]
+    assert f"| this file | seed {seed}, the best of 3 on validation data; what this seed alone does stands" in card
+    assert "A GUESS" not in card
+
+    guess = card_of(folder, tmp_path / "guess", search=searched(2.0, 40))
+    assert "> **A GUESS.** It is not shown that this network is as good" in guess
+    assert "**not shown, the best guess**. The probability" in guess
+    worse = card_of(folder, tmp_path / "worse", search=searched(0.5, 300))
+    assert "| chosen | the whole network; " in worse
+    assert "no cut is shown to be as good |" in worse
+    early = card_of(folder, tmp_path / "early", search=replace(shown, verdict=None))
+    assert "| compared with the whole network | not yet: " in early
+    assert "How it was found" not in card_of(folder, tmp_path / "plain")
 
 
 def test_few_classes_have_no_top_5(tmp_path: Path) -> None:

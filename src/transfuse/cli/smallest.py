@@ -86,7 +86,10 @@ def export_smallest(
         if to is None:  # derived, as the report is: what an earlier start chose is replaced
             shutil.rmtree(store.study_folder(plan.study.name) / SMALLEST / search.model, ignore_errors=True)
         folder = (to or store.study_folder(plan.study.name) / SMALLEST) / search.model
-        written = [*export(store.run_folder(run), folder, licence=licence), write_program(store, run, folder)]
+        written = [
+            *export(store.run_folder(run), folder, licence=licence, search=search),
+            write_program(store, run, folder),
+        ]
         seed = next(row["seed"] for row in plan.rows if row["run_id"] == run)
         shown = "" if search.is_shown else ", the best guess, which is not shown to be as good as the whole one"
         which = f"{search.to_use} of {search.model}{shown}; run {run}, seed {seed}, the best on validation data"

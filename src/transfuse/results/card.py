@@ -17,11 +17,14 @@ from transfuse.errors import DataError
 from transfuse.metrics import EVERY_METRIC
 from transfuse.results import phrases
 from transfuse.results.loading import WeightsFacts, loading
+from transfuse.results.search_card import search_rows, search_warning
 from transfuse.results.store import RunRecord
 from transfuse.specs import InitSpec
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from transfuse.results.cut_search import Search
 
 # Of the normalisations that have a name, mean and standard deviation of images in [0, 1].
 NORMALISATIONS = {
@@ -41,6 +44,7 @@ def model_card(
     weights: WeightsFacts,
     *,
     licence: str | None = None,
+    search: Search | None = None,
 ) -> str:
     """A model card as Markdown, with the front matter that the Hugging Face Hub reads (Mitchell et al. 2019).
 
@@ -50,7 +54,7 @@ def model_card(
         environment: content of its `environment.json`.
         predictions: its predictions, of which the test part is measured.
         weights: facts about the file that the card describes.
-        licence: see `export`.
+        licence, search: see `export`.
     """
     data, identity = json.loads(record.facts["data"]), spec["identity"]
     network = spec["names"]["network"]
@@ -63,12 +67,14 @@ def model_card(
         f"# {network}{_cut(identity['init'])}, trained on {data['dataset']} at {data['image_size']} px",
         "",
         *_warnings(record, spec, data),
+        *(search_warning(search) if search else ()),
         _what(record, spec, environment, data),
         "",
         *_table("Network", _network_rows(record, spec, weights, said)),
         *_table("Training data", _data_rows(data)),
         *_table("Preprocessing", _preprocessing_rows(identity["data"], data)),
         *_table("Training", _training_rows(record, identity, data, environment)),
+        *(_table("How it was found", search_rows(search, identity["seed"])) if search else ()),
         "## Results on the test part",
         "",
         "| metric | value | 95 % interval |",

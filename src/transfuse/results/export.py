@@ -12,13 +12,16 @@ from typing import Any
 from transfuse.errors import StoreError, nearest
 from transfuse.results import phrases
 from transfuse.results.card import model_card
+from transfuse.results.cut_search import Search
 from transfuse.results.loading import read_facts
 from transfuse.results.store import RunRecord, Store, replacing
 
 CARD = "README.md"
 
 
-def export(run_folder: str | Path, destination: str | Path, *, licence: str | None = None) -> list[Path]:
+def export(
+    run_folder: str | Path, destination: str | Path, *, licence: str | None = None, search: Search | None = None
+) -> list[Path]:
     """Copy the weights of a finished run, byte for byte, and write a model card beside them.
 
     Args:
@@ -26,6 +29,7 @@ def export(run_folder: str | Path, destination: str | Path, *, licence: str | No
         destination: a folder that is new or empty.
         licence: identifier of the licence that the weights are to have, for example `cc-by-4.0`; None says that none
             was chosen, except for synthetic data, whose own it takes.
+        search: the search that chose the network, for the card to tell of.
 
     Returns:
         The files written: `<network>.<data>-<size>.safetensors` and `README.md`.
@@ -43,7 +47,7 @@ def export(run_folder: str | Path, destination: str | Path, *, licence: str | No
     weights, source = target / f"{name}.safetensors", folder / "best.safetensors"
     predictions = Store(folder.parent.parent).predictions(folder.name)
     facts = replace(read_facts(source), name=weights.name)
-    card = model_card(record, spec, environment, predictions, facts, licence=licence)
+    card = model_card(record, spec, environment, predictions, facts, licence=licence, search=search)
     with replacing(weights) as temporary:
         shutil.copyfile(source, temporary)
     with replacing(target / CARD) as temporary:

@@ -186,22 +186,23 @@ def _sentence(search: Search) -> str:
     sample = f"{tested}{', patients unknown' if unit == 'image' else ''}, {seeds} each"
     if arm == search.whole:
         value = phrases.number(whole.value)
-        return f"The whole {search.model} has test {metric} {value} ({sample}) and {_cost(search, arm)}."
+        return f"The whole {search.model} has test {metric} {value} ({sample}) and {cost_of(search, arm)}."
     return (
         f"{phrases.sentence(cut_at(search, arm))[:-1]}, {search.model} has test {metric} "
         f"{phrases.number(search.verdict.of(arm).value)}; whole, {phrases.number(whole.value)}: "
-        f"{_difference(search, arm)} ({sample}). {_probability(search, arm)} It has {_cost(search, arm)}."
+        f"{difference_of(search, arm)} ({sample}). {probability_of(search, arm)} It has {cost_of(search, arm)}."
     )
 
 
-def _difference(search: Search, arm: str) -> str:
+def difference_of(search: Search, arm: str) -> str:
+    """The difference of a cut to the whole network on the test part, with its interval."""
     assert search.verdict is not None
     row = search.verdict.of(arm)
     noun = "improvement" if phrases.smaller_is_better(search.test_metric) else "difference"
     return f"{noun} {phrases.signed(row.difference)}, {phrases.interval(row.low, row.high)}"
 
 
-def _probability(search: Search, arm: str) -> str:
+def probability_of(search: Search, arm: str) -> str:
     """How sure it is that a cut is as good, and why that does not count where it does not."""
     assert search.verdict is not None
     row, gap = search.verdict.of(arm), phrases.trimmed(search.margin)
@@ -214,7 +215,8 @@ def _probability(search: Search, arm: str) -> str:
     return f"{known}, which is not enough among so many cuts (Holm’s correction)."
 
 
-def _cost(search: Search, arm: str) -> str:
+def cost_of(search: Search, arm: str) -> str:
+    """Parameters and MACs of a cut, of those of the whole network."""
     said = []
     for of, unit, what in ((search.parameters, "parameters", "parameters"), (search.macs_of, "macs", "MACs")):
         own, whole = of[arm], of[search.whole]
@@ -230,7 +232,7 @@ def _other_cuts(search: Search) -> list[str]:
     if search.verdict is None:
         return []
     return [
-        f"{phrases.sentence(cut_at(search, arm))[:-1]}: {_difference(search, arm)}. {_probability(search, arm)}"
+        f"{phrases.sentence(cut_at(search, arm))[:-1]}: {difference_of(search, arm)}. {probability_of(search, arm)}"
         for arm in _compared(search)
         if arm not in (search.whole, _main(search))
     ]
