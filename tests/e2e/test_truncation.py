@@ -8,6 +8,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from transfuse.results.store import Store
 from transfuse.specs import SearchSpec, load_study
 from transfuse.study.expand import Planner
 from transfuse.study.plan import check, read_plan, write_plan
+from transfuse.study.sources import block_names
 from transfuse.study.sweeps import unfold
 from transfuse.study.truncation import CUT, WHOLE, study_of_run, truncation_study
 
@@ -227,7 +229,37 @@ def test_what_can_be_cut(study_file: Study) -> None:
     assert truncation_study(study, level="stage").arms[CUT].level == "stage"
     own = truncation_study(derived, strategy="two_stage", margin=0.05)
     assert own.search is not None
-    assert (own.search.strategy, own.margin, own.name) == ("two_stage", 0.05, "spots-truncated")
+    assert (own.search.strategy, own.margin, own.name) == ("two_stage", 0.05, "spots-truncated-two_stage")
+
+
+def test_no_search_takes_the_name_of_another(tmp_path: Path, study_file: Study) -> None:
+    study = load_study(study_file())
+    assert len(study.arms) > 1
+    derived = truncation_study(study)
+    assert derived.title == "How small can net be? (arm pretrained)"
+    assert truncation_study(study, arm="pretrained").name == derived.name == "spots-truncated"
+    assert truncation_study(study, arm="random").name == "spots-random-truncated"
+    ranked = truncation_study(study, strategy="rank")
+    assert ranked.name == "spots-truncated-rank"
+    assert truncation_study(study, strategy="halving").name == "spots-truncated"
+    assert truncation_study(ranked, strategy="screen").name == "spots-truncated-screen"
+    assert truncation_study(ranked, margin=0.3).name == "spots-truncated-rank"
+
+    store = Store(tmp_path)
+    planner = partial(
+        Planner, fingerprint=lambda data: "f", weights_sha256=lambda name, root: "0", network_sha256=lambda *_: None
+    )
+    for searched in (derived, ranked):  # a run of a study that searches is searched as what that came from
+        whole = planner(unfold(searched, block_names(study.data))).of_arm("net", WHOLE, 0)
+        write_plan(store, searched, [whole])
+        alone, arm = study_of_run(store, whole.run_id)
+        assert (alone.name, arm) == ("spots", WHOLE)
+        again = truncation_study(alone, arm=arm)
+        assert (again.name, again.title) == ("spots-truncated", "How small can net be?")
+    run = planner(unfold(study, lambda model, level: ())).of_arm("net", "random", 0)
+    write_plan(store, study, [run])
+    alone, arm = study_of_run(store, run.run_id)
+    assert truncation_study(alone, arm=arm).name == "spots-random-truncated"
 
 
 @pytest.mark.parametrize(
@@ -257,6 +289,7 @@ def test_what_cannot_be_cut_is_named(study_file: Study, arms: str, settings: dic
         (["nothing.yaml"], "there is no study file 'nothing.yaml', and no run in"),
         (["{study}", "--strategy", "halfing"], "--strategy is 'halfing'; did you mean 'halving'"),
         (["{study}", "--level", "blocks"], "--level is 'blocks'; did you mean 'block'"),
+        (["{study}", "--name", "a/b"], "name: 'a/b' names a folder; expected letters, digits"),
         (["{study}", "--margin", "0"], "--margin is 0; expected a positive loss"),
     ],
 )

@@ -16,9 +16,10 @@ import transfuse.models
 from transfuse.errors import SpecError, StoreError
 from transfuse.models import create_model
 from transfuse.results.store import Store, write_json
-from transfuse.specs import StudySpec, read_yaml, study_from, to_yaml
+from transfuse.specs import SearchSpec, StudySpec, read_yaml, study_from, to_yaml
 from transfuse.study.plan import all_mistakes, check, plan, read_plan, replaced, status, write_plan
 from transfuse.study.sources import normalisation_note, open_data
+from transfuse.study.truncation import CUT, truncation_study
 
 MakeStudy = Callable[..., StudySpec]
 
@@ -275,3 +276,16 @@ def test_another_study_of_the_same_name_is_said(make_study: MakeStudy, tmp_path:
     other = make_study(train={"steps": 6, "batch_size": 16})
     assert "2 of its runs are no longer part of it" in replaced(store, other, plan(other))[0]
     assert "name=spots-2" in replaced(store, other, plan(other))[0]
+
+
+def test_another_search_of_the_same_name_is_said(make_study: MakeStudy, tmp_path: Path) -> None:
+    store, study = Store(tmp_path), truncation_study(make_study(), arm="random")
+    searched = replace(study, name="spots", search=SearchSpec(arm=CUT, strategy="rank"))
+    write_plan(store, searched, [])
+    assert replaced(store, searched, []) == []
+    other = replace(searched, search=SearchSpec(arm=CUT, strategy="screen"))
+    (said,) = replaced(store, other, [], "--name=")
+    assert "was started here with another search (rank, margin 0.02; now screen, margin 0.02)" in said
+    assert said.endswith("To keep both, give this one another name: --name=spots-2")
+    (said,) = replaced(store, replace(searched, margin=0.3), [])
+    assert "now rank, margin 0.3): its report will be replaced, and the network that it handed over" in said

@@ -101,6 +101,7 @@ def truncate(
     strategy: str | None = None,
     arm: str | None = None,
     level: str | None = None,
+    name: str | None = None,
     to: Path | None = None,
     licence: str | None = None,
     out: Out = OUT,
@@ -123,7 +124,13 @@ def truncate(
         Which arm of the study is cut; default: the one that says truncate: every, or the only one with depth: all and
         nothing frozen.
     level
-        How finely it is cut: stage, block or layer; default: the arm's.
+        How finely it is cut: stage, block or layer; default: block, but the arm's own level where that is not stage, or
+        where the arm's depth, freeze or tune name blocks of it, or it says truncate: every. Not for a study with a
+        search of its own.
+    name
+        Of the study that searches, which names the folder of its report; default: the source's name and -truncated,
+        then the strategy where it is not halving. A study with a search of its own keeps its name, followed by the
+        strategy where that is another.
     to
         Folder for the network, in a folder of its name; must not hold one yet. Default: OUT/studies/NAME/smallest.
     licence
@@ -133,11 +140,19 @@ def truncate(
     from transfuse.results.export import check_destination
 
     console = _console()
-    spec = meant(source, overrides, Store(out), strategy=strategy, margin=margin, arm=arm, level=level)
+    spec = meant(source, overrides, Store(out), strategy=strategy, margin=margin, arm=arm, level=level, name=name)
     if to is not None:
         for model in spec.models:
             check_destination(to / model)
-    given = {"margin": margin, "strategy": strategy, "arm": arm, "level": level, "to": to, "licence": licence}
+    given = {
+        "margin": margin,
+        "strategy": strategy,
+        "arm": arm,
+        "level": level,
+        "name": name,
+        "to": to,
+        "licence": licence,
+    }
     again = [f"--{name}={value}" for name, value in given.items() if value is not None]
     command = ["truncate", source, *overrides, *again]
     outcome = outcome_of(console, spec, command, out=out, workers=workers, device=device)

@@ -49,7 +49,7 @@ def outcome_of(
         later = still_to_name(checked.study, [run.row() for run in runs])
         return runs
 
-    for notice in replaced(store, checked.study, named(store)):
+    for notice in replaced(store, checked.study, named(store), "--name=" if command[0] == "truncate" else "name="):
         say(console, notice, style="yellow")
     try:
         return carry_out(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -32,20 +33,21 @@ def meant(
     margin: float | None,
     arm: str | None,
     level: str | None,
+    name: str | None = None,
 ) -> StudySpec:
-    """The study that searches: from the file of another, or from one of its runs.
+    """The study that searches: from the file of another, or from one of its runs; by another `name` where one is given.
 
     Raises:
         SpecError: no such file or run, or settings that cannot be meant.
     """
-    for name, value, choices in (("--strategy", strategy, STRATEGIES), ("--level", level, get_args(Level))):
+    for option, value, choices in (("--strategy", strategy, STRATEGIES), ("--level", level, get_args(Level))):
         if value is not None and value not in choices:
-            raise SpecError(f"{name} is {value!r}; {nearest(value, choices)}")
+            raise SpecError(f"{option} is {value!r}; {nearest(value, choices)}")
     if margin is not None and not margin > 0:
         raise SpecError(f"--margin is {margin:g}; expected a positive loss in the study's metric, such as 0.01")
     settings: dict[str, Any] = {"strategy": strategy, "margin": margin, "level": level}
     if Path(source).exists():
-        return truncation_study(load_study(source, overrides), arm=arm, **settings)
+        return _named(truncation_study(load_study(source, overrides), arm=arm, **settings), name)
     known = sorted(path.name for path in (store.root / "runs").glob("*") if path.is_dir())
     found = [name for name in known if name.startswith(source)]
     if len(found) != 1:
@@ -59,7 +61,11 @@ def meant(
             f"{' '.join(overrides)}: a run's study is taken as it was; name its file, with the changes, instead"
         )
     study, own = study_of_run(store, found[0])
-    return truncation_study(study, arm=arm or own, **settings)
+    return _named(truncation_study(study, arm=arm or own, **settings), name)
+
+
+def _named(study: StudySpec, name: str | None) -> StudySpec:
+    return study if name is None else replace(study, name=name)
 
 
 def export_smallest(

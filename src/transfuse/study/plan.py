@@ -81,8 +81,15 @@ def read_plan(store: Store, name: str) -> Plan:
         raise StoreError(f"{path} cannot be read ({error}); start the study again: finished runs are kept") from None
 
 
-def replaced(store: Store, study: StudySpec, runs: list[PlannedRun]) -> list[str]:
-    """What a person should know before a study is started again with other settings; empty if nothing is lost."""
+def replaced(store: Store, study: StudySpec, runs: list[PlannedRun], rename: str = "name=") -> list[str]:
+    """What a person should know before a study is started again with other settings; empty if nothing is lost.
+
+    Args:
+        store: where it was started before.
+        study: as it is to be now.
+        runs: those that are known of it now.
+        rename: how the command gives it another name.
+    """
     notices = []
     again = len({run.run_id for run in runs if lacks_snapshots(store, run)})
     if again:
@@ -95,12 +102,20 @@ def replaced(store: Store, study: StudySpec, runs: list[PlannedRun]) -> list[str
         earlier = read_plan(store, study.name)
     except StoreError:
         return notices
+    to_keep_both = f"To keep both, give this one another name: {rename}{study.name}-2"
+    searched = earlier.study.search is not None and study.search is not None
+    if searched and (earlier.study.search, earlier.study.margin) != (study.search, study.margin):
+        notices.append(
+            f"The study {study.name!r} was started here with another search ({_search(earlier.study)}; now "
+            f"{_search(study)}): its report will be replaced, and the network that it handed over (the runs are kept). "
+            f"{to_keep_both}"
+        )
+        return notices
     gone = len({row["run_id"] for row in earlier.rows} - {run.run_id for run in runs})
     if gone:
         notices.append(
             f"The study {study.name!r} was started here with other settings: {gone} of its runs are no longer part "
-            f"of it and its report will be replaced (the runs are kept). To keep both, give this one another name: "
-            f"name={study.name}-2"
+            f"of it and its report will be replaced (the runs are kept). {to_keep_both}"
         )
     asked = {job.run_id for job in plan_analyses(study, runs)}
     left = {row["analysis_id"]: row["analysis"] for row in earlier.analyses if row["analysis_id"] not in asked}
@@ -110,6 +125,11 @@ def replaced(store: Store, study: StudySpec, runs: list[PlannedRun]) -> list[str
             "the study and leave its report; they are kept. To have both, write them into analyses: of the study file."
         )
     return notices
+
+
+def _search(study: StudySpec) -> str:
+    """How a study searches, in a few words."""
+    return f"{study.search.strategy if study.search else 'none'}, margin {study.margin:g}"
 
 
 def lacks_snapshots(store: Store, run: PlannedRun) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
@@ -11,12 +12,13 @@ from typing import NamedTuple
 
 from transfuse.errors import SpecError, StoreError, nearest
 from transfuse.metrics import EVERY_METRIC
+from transfuse.results import phrases
 from transfuse.results.cut_search import Search
 from transfuse.results.network_sizes import Sizes
 from transfuse.results.store import Store
 from transfuse.specs import InitSpec, ModelSpec, SearchSpec, SourceSpec, StudySpec
 from transfuse.specs.arm import EVERY, Level
-from transfuse.specs.search import Strategy
+from transfuse.specs.search import STRATEGIES, Strategy
 from transfuse.study.carry_out import carry_out
 from transfuse.study.conclude import Conclusion, conclude
 from transfuse.study.events import Event
@@ -24,6 +26,9 @@ from transfuse.study.plan import Plan, check, read_plan
 
 WHOLE, CUT = "whole", "truncated"
 """Names of the arms: the network with a new head, and cut after each block."""
+
+USUAL: Strategy = "halving"
+"""The strategy where none is asked for; a search by another one has it in its name, so that both are kept."""
 
 
 class Truncation(NamedTuple):
@@ -110,6 +115,9 @@ def truncation_study(
     nothing starts from are left out. Without a `level` it is cut at every `block`, where its own level decides nothing
     else.
 
+    Its name is that of the study and `-truncated`. What is asked for besides is part of it, so that no search replaces
+    another: an `arm` that is not the one that would be taken, and a `strategy` other than `halving` or the study's own.
+
     Raises:
         SpecError: no arm, or several, that could be meant; one that is cut already.
     """
@@ -123,7 +131,8 @@ def truncation_study(
             )
         if strategy in (None, study.search.strategy):
             return study
-        return replace(study, search=SearchSpec(arm=study.search.arm, strategy=strategy))
+        name = f"{study.name.removesuffix(f'-{study.search.strategy}')}-{strategy}"
+        return replace(study, name=name, search=SearchSpec(arm=study.search.arm, strategy=strategy))
     name = arm or _meant(study)
     if name not in study.arms:
         raise SpecError(f"there is no arm {name!r} to cut; {nearest(name, study.arms)}")
@@ -146,9 +155,9 @@ def truncation_study(
         models = {label: replace(model, weights=None) for label, model in models.items()}
     return replace(
         study,
-        name=f"{study.name}-truncated",
+        name=_name(study, arm, strategy or USUAL),
         models=models,
-        title=f"How small can {name} of {study.name} be?",
+        title=f"How small can {phrases.listed(list(models))} be?" + ("" if name == WHOLE else f" (arm {name})"),
         question="Is the network as good when it is cut off early?",
         arms=arms,
         baseline=WHOLE,
@@ -157,7 +166,7 @@ def truncation_study(
         sources=_needed(study, init, models),
         train_fractions=(),
         tune="none",
-        search=SearchSpec(arm=CUT, strategy=strategy or "halving"),
+        search=SearchSpec(arm=CUT, strategy=strategy or USUAL),
     )
 
 
@@ -176,6 +185,27 @@ def _meant(study: StudySpec) -> str:
         "which arm is to be cut? There is not exactly one that says truncate: every, or depth: all with nothing "
         f"frozen; name one with --arm (in Python arm=): {known}"
     )
+
+
+def _name(study: StudySpec, arm: str | None, strategy: str) -> str:
+    """The name of the study that searches."""
+    parts = [study.name]
+    if arm is not None and len(study.arms) > 1:
+        try:
+            usual = _meant(study)
+        except SpecError:
+            usual = None
+        parts += [_in_a_name(arm)] * (arm != usual)
+    return "-".join([*parts, CUT, *[strategy] * (strategy != USUAL)])
+
+
+def _in_a_name(text: str) -> str:
+    """A label as part of the name of a study.
+
+    >>> _in_a_name("cut@layer 2")
+    'cut-layer-2'
+    """
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text)
 
 
 def _needed(study: StudySpec, init: InitSpec, models: Mapping[str, ModelSpec]) -> dict[str, SourceSpec]:
@@ -210,12 +240,22 @@ def study_of_run(store: Store, run: str) -> tuple[StudySpec, str]:
 
 
 def _alone(study: StudySpec, label: str, arm: str, rate: float) -> StudySpec:
-    """A study of one network and one arm."""
+    """A study of one network and one arm, by a name that says which where there are several.
+
+    One that was itself made to search for the cut gives its name back without that.
+    """
     model, init = study.models[label], study.arms[arm]
+    own = re.fullmatch(rf"(.+)-{CUT}(?:-(?:{'|'.join(STRATEGIES)}))?", study.name)
+    again = own is not None and arm == WHOLE and study.search is not None and study.search.arm == CUT
+    parts = [own[1] if own is not None and again else study.name, *[_in_a_name(label)] * (len(study.models) > 1)]
+    parts += [_in_a_name(arm)] * (len(study.arms) > 1 and not again)
+    if not init.uses_weights:  # the source of the network's weights is left out, too
+        model = replace(model, weights=None)
     if study.tune != "none" and init.learning_rate is None:
         init = replace(init, learning_rate=rate)
     return replace(
         study,
+        name="-".join(parts),
         models={label: model},
         arms={arm: init},
         baseline=arm,
