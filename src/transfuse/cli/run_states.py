@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -11,6 +11,7 @@ from rich.text import Text
 
 from transfuse.cli.progress import duration
 from transfuse.cli.text import say
+from transfuse.results.cut_search import Search, read_search
 from transfuse.results.phrases import counted
 from transfuse.results.store import Store
 from transfuse.study.plan import RunStatus, analysis_status, read_plan, status
@@ -31,14 +32,16 @@ def show_status(console: Console, store: Store, name: str) -> None:
     """
     plan = read_plan(store, name)
     found = status(store, plan.rows)
-    table = Table(title=f"study {name}", title_justify="left", box=None, header_style="bold")
+    table = Table(title=f"study {name}", title_justify="left", box=None, pad_edge=False, header_style="bold")
     why = any(one.state != "finished" and one.detail for one in found)
-    for column in ("run", "network", "arm", "seed", "state", "time", *(["why"] if why else [])):
+    rounds = _rounds(plan.rows, read_search(store.study_folder(name))) if plan.study.search is not None else {}
+    of = ["round"] if rounds else []
+    for column in ("run", "network", "arm", *of, "seed", "state", "time", *(["why"] if why else [])):
         table.add_column(column, overflow="fold", no_wrap=column in ("run", "seed", "state"))
     for one in found:
         row = one.row
         spent = "" if one.seconds is None else duration(one.seconds)
-        cells = (row["run_id"], row["model"], _arm_of(row), str(row["seed"]))
+        cells = (row["run_id"], row["model"], _arm_of(row), *([rounds[row["run_id"]]] if of else []), str(row["seed"]))
         reason = [Text("" if one.state == "finished" else one.detail)] if why else []
         table.add_row(*map(Text, cells), Text(one.state, style=COLOURS.get(one.state, "")), spent, *reason)
     console.print(table)
@@ -63,13 +66,36 @@ def _arm_of(row: Mapping[str, Any]) -> str:
     'pretrained, 50 %'
     >>> _arm_of({"role": "trial", "arm": "pretrained", "learning_rate": 0.001})
     'pretrained, rate 0.001'
-    >>> _arm_of({"role": "search", "arm": "cut@layer2", "asked_steps": 100})
-    'cut@layer2, 100 steps'
+    >>> _arm_of({"role": "search", "arm": "cut@layer2"})
+    'cut@layer2'
     """
     if row["role"] == "source":
         return f"source {row['arm']}"
     if row["role"] == "trial":
         return f"{row['arm']}, rate {row['learning_rate']:g}"
-    if row["role"] == "search" and row.get("asked_steps"):
-        return f"{row['arm']}, {row['asked_steps']} steps"
     return f"{row['arm']}, {100 * row['train_fraction']:.4g} %" if row["role"] == "size" else str(row["arm"])
+
+
+def _rounds(rows: Sequence[Mapping[str, Any]], searches: Sequence[Search]) -> dict[str, str]:
+    """Of every run of a study that searches, the rounds that it is part of; a long one may be of two.
+
+    >>> row = {"run_id": "a1", "model": "net", "arm": "cut@layer2", "asked_steps": 100}
+    >>> _rounds([{**row, "role": "search"}, {**row, "role": "arm"}], [])
+    {'a1': 'search, 100 steps, final'}
+    """
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        said = found.setdefault(row["run_id"], [])
+        if row["role"] == "search":
+            said.append(_round_of(row, searches))
+        elif row["role"] == "arm":
+            said.append("final")
+    return {run: ", ".join(dict.fromkeys(said)) for run, said in found.items()}
+
+
+def _round_of(row: Mapping[str, Any], searches: Sequence[Search]) -> str:
+    """The round of a training of a search, as far as that is written down, else its length."""
+    steps = row.get("asked_steps")
+    seen = [one for search in searches if search.model == row["model"] for one in search.seen if one.arm == row["arm"]]
+    names = [one.round for one in seen if steps in (None, one.steps)]
+    return names[-1] if names else f"search, {counted(steps, 'step')}" if steps else "search"
