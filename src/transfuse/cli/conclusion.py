@@ -51,7 +51,7 @@ def concluded(console: Console, store: Store, plan: Plan) -> Conclusion:
         say(console, " ".join(search.how_chosen()))
     for caveat in advice.caveats:
         say(console, f"  · {caveat}", style="dim")
-    if saved := shared_work(found.tables.runs):
+    if saved := shared_work(found.tables.runs, (found.study.get("search") or {}).get("strategy", "")):
         say(console, saved, style="dim")
     say(console, f"\nReport: {path.resolve()}", soft_wrap=True)
     return found

@@ -10,12 +10,21 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def shared_work(runs: pd.DataFrame) -> str:
+_BEFORE = {
+    "rank": "Nothing was trained for the search. ",
+    "screen": "The search trained one network with a head at every cut, which is not counted here. ",
+}
+"""What a search by an analysis trained."""
+
+
+def shared_work(runs: pd.DataFrame, strategy: str = "") -> str:
     """How many trainings were asked for and what share of their work was done; empty where nothing was shared.
 
     Args:
         runs: one row for each name of a run that has ended, with `run_id`, and `training_equivalents`: the share of its
-            multiply-accumulate operations that a run did not take from others (1 where it is not known).
+            multiply-accumulate operations that a run did not take from others (1 where it is not known); of a study
+            that searches, `role` too.
+        strategy: of the search, if any.
 
     >>> import pandas as pd
     >>> shared_work(pd.DataFrame({"run_id": ["a", "b", "c", "c"], "training_equivalents": [1.0, 0.4, 0.1, 0.1]}))
@@ -28,7 +37,12 @@ image once, not once an epoch.'
     same, frozen = len(runs) - len(distinct), int((distinct < 1).sum())
     why = [f"{same} {'is' if same == 1 else 'are'} the same as another"] if same else []
     why += [f"in {frozen} the frozen blocks saw each image once, not once an epoch"] if frozen else []
+    before = _BEFORE.get(strategy, "")
+    asked, done = f"{phrases.counted(len(runs), 'training')} asked for", f"{distinct.sum():.1f}".removesuffix(".0")
+    if before:
+        asked += " to compare what it chose"
+    elif "role" in runs and (searched := int((runs["role"] == "search").sum())):
+        asked += f" ({searched} by the search)"
     if not why:
-        return ""
-    asked, done = phrases.counted(len(runs), "training"), f"{distinct.sum():.1f}".removesuffix(".0")
-    return f"{asked} asked for, {done} training-equivalents run: {'; '.join(why)}."
+        return f"{before}{asked}." if before else ""
+    return f"{before}{asked}, {done} training-equivalents run: {'; '.join(why)}."
