@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 app = App(
     name="transfuse",
-    help="Are pretrained weights worth it for your medical images, and how sure are we?\n\n"
-    "Start with `transfuse demo`, then look at `studies/*.yaml` and write your own.",
+    help="Are pretrained weights worth it for your medical images, how small can the network be, and how sure are we?"
+    "\n\nStart with `transfuse demo`; `transfuse show studies` lists study files to look at before you write your own.",
     version=lambda: _version(),
     version_flags=["--version"],
 )
@@ -113,16 +113,16 @@ def truncate(
     Parameters
     ----------
     source
-        A study file, or the id of a run (transfuse status), whose network is cut then.
+        A study file, or a run, whose network is cut then: its id or the first characters of it (transfuse status).
     overrides
-        Changes to the study: key.sub=value, for example data.size=64.
+        Changes to the study: key.sub=value, for example data.size=64. Not with a run.
     margin
         The loss in the study's metric that does not matter; default: the study's.
     strategy
         exhaustive, two_stage, overlap, rank, screen or halving; default: the study's, else halving.
     arm
-        Which arm of the study is cut; default: the one that says truncate: every, or the only one with depth: all and
-        nothing frozen.
+        Which arm is cut; default: that of the study's search, or of the run; else the one that says truncate: every,
+        the only one with depth: all and nothing frozen, or the only one of a study without pretrained weights.
     level
         How finely it is cut: stage, block or layer; default: block, but the arm's own level where that is not stage, or
         where the arm's depth, freeze or tune name blocks of it, or it says truncate: every. Not for a study with a
@@ -134,7 +134,8 @@ def truncate(
     to
         Folder for the network, in a folder of its name; must not hold one yet. Default: OUT/studies/NAME/smallest.
     licence
-        Of the weights, for the card, as an SPDX identifier such as cc-by-4.0.
+        Of the weights, for the card, as an SPDX identifier such as cc-by-4.0; without it the card says that none was
+        chosen, except for weights of phantoms alone.
     """
     from transfuse.cli.smallest import export_smallest, meant
     from transfuse.results.export import check_destination
@@ -165,7 +166,7 @@ def truncate(
 
 @app.command
 def status(study: str | None = None, *, out: Out = OUT) -> int:
-    """Say where every run of a study stands: done, running, failed, interrupted, waiting.
+    """Say where every run of a study stands: finished, diverged, failed, damaged, running, interrupted or waiting.
 
     Parameters
     ----------
@@ -187,7 +188,9 @@ def status(study: str | None = None, *, out: Out = OUT) -> int:
 
 @app.command
 def report(study: str | None = None, *, out: Out = OUT) -> int:
-    """Write the report of a study from its files; neither the data nor a network is needed.
+    """Write the report of a study from its files, without its data.
+
+    Networks are built only where latency: true asks for times that were not taken yet.
 
     Parameters
     ----------
@@ -216,7 +219,7 @@ def export(run: str, folder: Path, *, out: Out = OUT, licence: str | None = None
         Where to write; must not hold anything yet.
     licence
         Of the weights, for the card, as an SPDX identifier such as cc-by-4.0; without it the card says that none was
-        chosen.
+        chosen, except for weights of phantoms alone.
     """
     from transfuse.results.export import export as write
 
