@@ -136,7 +136,7 @@ def test_there_is_no_answer_before_the_end() -> None:
     assert (begun.choice, begun.verdict) == ("no result", "none")
     chosen = answered(FOUND, [search()])
     assert chosen.headline == "No answer yet: the chosen cuts of net are not all trained."
-    assert "cut@b" in chosen.sentence
+    assert chosen.sentence.startswith("Best on validation data is net cut after b; the comparison")
     stopped = answered(FOUND, [search(best=None, smallest=None, stopped="net diverged")])
     assert stopped.headline == "No answer: the search chose no cut of net."
     assert stopped.advice == "The reason: net diverged."
@@ -151,6 +151,9 @@ def test_several_networks_have_an_answer_each() -> None:
     )
     assert [part.model for part in said.models] == ["net", "other"]
     assert (said.choice, said.verdict) == ("by network", "mixed")
+    open_ = search(best=None, smallest=None)
+    both = answered(FOUND, [open_, replace(open_, model="other")])
+    assert both.headline == "No answer yet for net and other."
 
 
 def test_other_arms_of_the_study_are_told_too() -> None:

@@ -37,7 +37,7 @@ def answered(found: Recommendation, searches: Sequence[Search], beside: Recommen
     return Recommendation(
         choice=choices.pop() if len(choices) == 1 else "by network",
         verdict=verdicts.pop() if len(verdicts) == 1 else "mixed",
-        headline=phrases.sentence("; ".join(_in_few_words(one) for one in searches)),
+        headline=_joint_headline(searches),
         sentence=" ".join(part.sentence for part in parts),
         evidence=found.evidence,
         caveats=found.caveats,
@@ -94,17 +94,25 @@ def _headline(search: Search) -> str:
     }.get(search.outcome, f"No answer yet: the search over the cuts of {model} goes on.")
 
 
+def _joint_headline(searches: Sequence[Search]) -> str:
+    """The headlines of several networks in one line, those of the same outcome together."""
+    groups: dict[str, list[str]] = {}
+    for one in searches:
+        groups.setdefault(_in_few_words(one), []).append(one.model)
+    return phrases.sentence("; ".join(words.format(phrases.listed(names)) for words, names in groups.items()))
+
+
 def _in_few_words(search: Search) -> str:
-    """The headline as one of several."""
-    model = search.model
+    """The headline as one of several, with a place for the network's name."""
     if search.outcome == "shown":
         where = f"{cut_at(search, _main(search))} with {_shares(search, _main(search))}"
-        return f"{model} is as good (within {within(search)}) {where}"
+        where = where.replace("{", "{{").replace("}", "}}")
+        return f"{{}} is as good (within {within(search)}) {where}"
     return {
-        "guess": f"can't tell whether {model} is as good when it is cut",
-        "whole": f"keep {model} whole",
-        "worse": f"keep {model} whole",
-    }.get(search.outcome, f"no answer {'' if search.outcome == 'stopped' else 'yet '}for {model}")
+        "guess": "can't tell of {} whether a cut is as good",
+        "whole": "keep {} whole",
+        "worse": "keep {} whole",
+    }.get(search.outcome, f"no answer {'' if search.outcome == 'stopped' else 'yet '}for {{}}")
 
 
 def _shares(search: Search, arm: str) -> str:
@@ -177,7 +185,10 @@ def _compared(search: Search) -> tuple[str, ...]:
 
 def _sentence(search: Search) -> str:
     if search.verdict is None:
-        return search.how_chosen()[0] if search.outcome in ("open", "stopped") else search.how_chosen()[1]
+        if search.best is None:
+            return "No cut is chosen, so none is compared with the whole network."
+        where = cut_at(search, search.best)
+        return f"Best on validation data is {search.model} {where}; the comparison on the test part is still to come."
     arm = _main(search)
     whole = search.verdict.of(search.whole)
     metric, unit = phrases.metric_name(search.test_metric), search.verdict.unit
