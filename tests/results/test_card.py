@@ -214,6 +214,7 @@ def test_the_card_tells_of_the_search(tmp_path: Path) -> None:
     folder = a_run(tmp_path)
     shown = searched(2.0, 300)
     card = card_of(folder, tmp_path / "shown", search=shown).replace("\N{NO-BREAK SPACE}", " ")
+    assert "# cbr_demo, cut after layer2, trained on" in card
     assert "| strategy | `halving`: all cuts were trained a little, and the better ones longer" in card
     assert "| looked at | 3 cuts, the whole network among them |" in card
     assert "| chosen | cut after layer2; 5.00 k of 100 k parameters (5 %) and 50.0 k of 200 k MACs (25 %) |" in card
@@ -231,6 +232,7 @@ def test_the_card_tells_of_the_search(tmp_path: Path) -> None:
     assert "> **A GUESS.** It is not shown that this network is as good" in guess
     assert "**not shown, the best guess**. The probability" in guess
     worse = card_of(folder, tmp_path / "worse", search=searched(0.5, 300))
+    assert "# cbr_demo, trained on" in worse
     assert "| chosen | the whole network; " in worse
     assert "no cut is shown to be as good |" in worse
     early = card_of(folder, tmp_path / "early", search=replace(shown, verdict=None))

@@ -17,7 +17,7 @@ from transfuse.errors import DataError
 from transfuse.metrics import EVERY_METRIC
 from transfuse.results import phrases
 from transfuse.results.loading import WeightsFacts, loading
-from transfuse.results.search_card import search_rows, search_warning
+from transfuse.results.search_card import search_rows, search_warning, title_of_cut
 from transfuse.results.store import RunRecord
 from transfuse.specs import InitSpec
 
@@ -61,10 +61,11 @@ def model_card(
     results = _results(record, data, predictions)
     own = data["synthetic"] and not _drawn_from(spec)  # drawn by a program, and nobody else's weights in it
     licence = licence or (data["licence"].lower() if own else None)
+    cut = title_of_cut(search) if search else _cut(identity["init"])
     said = f"`{licence}`" if licence else "not chosen yet: look at the licence of the data, then export with --licence"
     lines = [
         *_front_matter(weights, network, data, results, licence),
-        f"# {network}{_cut(identity['init'])}, trained on {data['dataset']} at {data['image_size']} px",
+        f"# {network}{cut}, trained on {data['dataset']} at {data['image_size']} px",
         "",
         *_warnings(record, spec, data),
         *(search_warning(search) if search else ()),

@@ -99,15 +99,17 @@ def _joint_headline(searches: Sequence[Search]) -> str:
     groups: dict[str, list[str]] = {}
     for one in searches:
         groups.setdefault(_in_few_words(one), []).append(one.model)
-    return phrases.sentence("; ".join(words.format(phrases.listed(names)) for words, names in groups.items()))
+    said = "; ".join(words.format(phrases.listed(names)) for words, names in groups.items())
+    return f"{said}." if next(iter(groups)).startswith("{}") else phrases.sentence(said)  # a name stays as it is
 
 
 def _in_few_words(search: Search) -> str:
     """The headline as one of several, with a place for the network's name."""
     if search.outcome == "shown":
-        where = f"{cut_at(search, _main(search))} with {_shares(search, _main(search))}"
-        where = where.replace("{", "{{").replace("}", "}}")
-        return f"{{}} is as good (within {within(search)}) {where}"
+        arm = _main(search)
+        size = share_of_work(search.parameters[arm] / search.parameters[search.whole])
+        where = cut_at(search, arm).replace("{", "{{").replace("}", "}}")
+        return f"{{}} is as good {where}, with {size} of its parameters"
     return {
         "guess": "can't tell of {} whether a cut is as good",
         "whole": "keep {} whole",

@@ -16,6 +16,12 @@ def search_warning(search: Search) -> list[str]:
     ]
 
 
+def title_of_cut(search: Search) -> str:
+    """The cut as part of a title, by the name of its block: `, cut after layer2`; empty for the whole network."""
+    arm = str(search.to_use)
+    return "" if arm == search.whole else f", {cut_at(search, arm)}"
+
+
 def search_rows(search: Search, seed: int) -> list[tuple[str, str]]:
     """Rows of (what, in words) for a card.
 
