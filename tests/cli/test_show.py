@@ -22,7 +22,7 @@ def test_the_letters_of_the_papers_are_explained(capsys: pytest.CaptureFixture[s
 
 
 def test_no_cut_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
-    show_blocks("unet_resnet18")
+    show_blocks("resnet18", level="layer")
     assert "no cut here: truncate cannot end at this block; depth and freeze can" in capsys.readouterr().out
 
 

@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 import torch
 
+from transfuse import search_truncation
 from transfuse.cli import app
 from transfuse.data import open_dataset, split_by_patient
 from transfuse.errors import SpecError
 from transfuse.metrics import mean_overlap
 from transfuse.models import create_model
+from transfuse.results.cut_search import read_search
 from transfuse.results.export import export
 from transfuse.results.store import Store
-from transfuse.specs import study_from
+from transfuse.specs import load_study, study_from
 from transfuse.study.conclude import drawn
 from transfuse.study.plan import check, read_plan
 from transfuse.training import Recipe, fit, predict, segment
@@ -85,6 +87,61 @@ def test_a_study_of_masked_volumes(real_data: Path, tmp_path: Path, monkeypatch:
     space: dict[str, Any] = {}
     exec(code.replace(f'"{weights.name}"', f'"{weights}"'), space)
     assert space["model"](torch.zeros(1, 1, 32, 32, 32)).shape == (1, 3, 32, 32, 32)
+
+
+CUT = """
+name: cuts
+data: {name: embolism-vessels, size: 32, count: 12, channels: 1}
+models: {unet: {name: unet3d}}
+arms: {whole: {truncate: all}, cut: {truncate: every}}
+baseline: whole
+search: {arm: cut, strategy: exhaustive}
+margin: 0.1
+seeds: 1
+train: {steps: 3, batch_size: 2, validate_every: 1, optimizer: {learning_rate: 3e-3}}
+"""
+
+
+@pytest.mark.slow
+def test_the_smallest_u_net_is_searched_exported_and_runs_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors.torch import load_file
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "study.yaml").write_text(CUT)
+    assert app(["truncate", "study.yaml", "--workers", "1"], result_action="return_value") in (0, None)
+    store = Store(tmp_path / "transfuse-out")
+    (exhaustive,) = read_search(store.study_folder("cuts"))
+    assert exhaustive.cuts == ("cut@conv_0", "cut@down_1", "cut@down_2", "cut@down_3", "whole")
+    values = {one.arm: one.value for one in exhaustive.seen}
+    assert exhaustive.best == max(values, key=lambda arm: values[arm])
+    page = (store.study_folder("cuts") / "report.html").read_text(encoding="utf-8")
+    assert "How small can the network be?" in page
+
+    folder = store.study_folder("cuts") / "smallest" / "unet"
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "tfu.truncate_unet(model, tfu.blocks_of(model" in card
+    code = card.split("```python")[1].split("```")[0]
+    weights = next(folder.glob("*.safetensors"))
+    space: dict[str, Any] = {}
+    exec(code.replace(f'"{weights.name}"', f'"{weights}"'), space)
+    assert load_file(weights).keys() == space["model"].state_dict().keys()
+    images = torch.rand(3, 1, 32, 32, 32, generator=torch.Generator().manual_seed(0))
+    program = torch.export.load(folder / "network.pt2").module()
+    with torch.no_grad():
+        found = program(images)
+    assert found.shape == (3, 3, 32, 32, 32)
+    assert torch.allclose(found.sum(1), torch.ones(3, 32, 32, 32), atol=1e-5)
+
+    # the other strategies choose among the same trainings, so that few are new
+    for strategy in ("two_stage", "halving"):
+        searched = load_study(tmp_path / "study.yaml", [f"search.strategy={strategy}"])
+        (one,) = search_truncation(searched, out=store.root)
+        assert one.search.best in exhaustive.cuts
+        assert one.run_id is not None
+        if strategy == "two_stage":  # every cut of this network ends a stage
+            assert one.search.best == exhaustive.best
 
 
 @pytest.mark.slow

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from transfuse.errors import BlocksError, SpecError
+from transfuse.errors import SpecError
 from transfuse.inits import initialise_
-from transfuse.models import blocks_of, create_model, freeze_, list_models, truncate, truncate_unet
+from transfuse.models import blocks_of, create_model, freeze_, list_models
 
 NAMES = ["unet3d", "unet3d_wide"]
 LEVELS = ("conv_0", "down_1", "down_2", "down_3", "down_4", "upcat_4", "upcat_3", "upcat_2", "upcat_1")
@@ -49,7 +49,7 @@ def test_blocks_are_the_levels_of_encoder_and_decoder(level: str) -> None:
         assert len(blocks) == 5 * 2 + 4 * 3
         assert blocks.names[10] == "upcat_4.upsample"
     assert blocks.head == ("final_conv",)
-    assert not any(block.cut for block in blocks)
+    assert not any(block.cut for block in blocks)  # by `truncate`
     ran: list[str] = []
     modules = dict(model.named_modules())
     for block in blocks:
@@ -73,12 +73,3 @@ def test_the_encoder_is_transferred_and_frozen_alone() -> None:
         assert parameter.requires_grad != encoder
     norm = model.get_parameter("upcat_2.convs.conv_0.adn.N.weight")
     assert norm.unique().tolist() == [1.0]
-
-
-def test_it_is_not_cut_and_says_so() -> None:
-    model = create_model("unet3d", 3, 1, 3, device="meta")
-    for depth in ("down_2", "all"):
-        with pytest.raises(BlocksError, match=r"of these are not cut yet .*Cure: leave truncate out"):
-            truncate(model, blocks_of(model), depth, 3, image_size=32)
-    with pytest.raises(BlocksError, match="MONAI's unet3d is not cut yet"):
-        truncate_unet(model, None, "down_2", 3)

@@ -83,9 +83,12 @@ def show_blocks(
     from rich.console import Console
 
     from transfuse.models import blocks_of, create_model
+    from transfuse.models.truncate_unet import decoder_needs, ends_of_stages, is_unet
 
     model = create_model(network, classes, channels, spatial_dims, image_size=size, device="meta")
     blocks = blocks_of(model, level)
+    ends = ends_of_stages(model, blocks) if is_unet(model) else {}
+    needs = decoder_needs(model, blocks) if ends else {}
     counts = {name: parameter.numel() for name, parameter in model.named_parameters()}
     table = _table(f"{network}, level {level}", "depth", "block", "parameters", "up to here", "")
     for column in (0, 2, 3):
@@ -94,13 +97,17 @@ def show_blocks(
     for number, block in enumerate(blocks, start=1):
         own = sum(count for name, count in counts.items() if block.owns(name))
         total += own
-        note = "stays when cut below" if block.stays else "" if block.cut else "no cut here"
+        note = "stays when cut below" if block.stays else "" if block.cut or number in ends else "no cut here"
+        if block.name in needs:
+            note = f"goes with {blocks[needs[block.name] - 1].name}"
         table.add_row(str(number), block.name, f"{own:,}", f"{total:,}", note)
     everything = sum(counts.values())
     table.add_row("", "head", f"{everything - total:,}", f"{everything:,}", "", style="dim")
     console = Console()
     console.print(table)
-    if any(not block.cut and not block.stays for block in blocks):
+    if ends:
+        say(console, "goes with: truncate cuts a U-Net after a block of its encoder, and the decoder's blocks with it")
+    elif any(not block.cut and not block.stays for block in blocks):
         say(console, "no cut here: truncate cannot end at this block; depth and freeze can")
     return 0
 

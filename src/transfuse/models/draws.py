@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 CONVOLUTION = nn.Conv1d | nn.Conv2d | nn.Conv3d
+TRANSPOSED = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 NORM = nn.modules.batchnorm._NormBase
 
 
@@ -36,7 +37,7 @@ def random_start_(tensor: Tensor, module: nn.Module, seed: int, name: str) -> Te
     leaf = name.rpartition(".")[2]
     if isinstance(module, nn.Linear):
         return fresh_linear_(tensor, module.in_features, seed, name)
-    if isinstance(module, CONVOLUTION) and leaf == "weight":
+    if isinstance(module, CONVOLUTION | TRANSPOSED) and leaf == "weight":
         fan_out = math.prod(module.kernel_size) * module.out_channels / module.groups
         return tensor.normal_(generator=generator_of(seed, name)).mul_(math.sqrt(2 / fan_out))
     return tensor.fill_(1.0 if isinstance(module, NORM) and leaf in ("weight", "running_var") else 0.0)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from transfuse.errors import BlocksError
 from transfuse.models.blocks import Blocks
-from transfuse.models.draws import fresh_linear_, generator_of
+from transfuse.models.draws import fresh_linear_, generator_of, random_start_
 from transfuse.models.modules import MLPHead, first_names, modules_of
 from transfuse.models.weightless import run_weightless
 
@@ -81,6 +81,29 @@ def fresh_head(linear: type[nn.Linear], path: str, width: int, classes: int, old
                 parameter.copy_(fresh_linear_(torch.empty(parameter.shape), width, seed, f"{path}.{name}"))
     head.training = old.training
     return head
+
+
+def fresh_convolution(old: nn.Module, into: int, out: int, path: str, seed: int) -> nn.Module:
+    """A convolution like another one but for its channels, of its device, type and mode, drawn by (seed, name)."""
+    like: Any = old
+    settings: dict[str, Any] = {key: getattr(like, key) for key in ("kernel_size", "stride", "padding", "dilation")}
+    kind: Any = type(old)
+    fresh: nn.Module = kind(into, out, **settings, bias=like.bias is not None, device="meta", dtype=like.weight.dtype)
+    if not like.weight.is_meta:
+        fresh.to_empty(device=like.weight.device)
+        draw_(fresh, path, seed)
+    fresh.training = old.training
+    return fresh
+
+
+def draw_(part: nn.Module, path: str, seed: int) -> None:
+    """Draws all parameters of the part `path` of a network by (seed, name), as `initialise_` would, in place."""
+    with torch.no_grad():
+        for place, module in part.named_modules():
+            for leaf, parameter in module._parameters.items():
+                if parameter is not None and not parameter.is_meta:
+                    name = ".".join(filter(None, (path, place, leaf)))
+                    parameter.copy_(random_start_(torch.empty(parameter.shape), module, seed, name))
 
 
 def new_head(

@@ -5,13 +5,21 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from torch import nn
+from torch import Tensor, nn
 
 from transfuse.errors import nearest
 
 
 class MLPHead(nn.Sequential):
     """A classifier of two linear layers with a ReLU between them, which `truncate` puts on a network where asked to."""
+
+
+class Skipped(nn.Identity):
+    """An `nn.Identity` for a block that is called with more than one argument: returns the first."""
+
+    def forward(self, input: Tensor, *args: object, **kwargs: object) -> Tensor:
+        """Returns `input`."""
+        return input
 
 
 def modules_of(model: nn.Module) -> dict[str, nn.Module]:

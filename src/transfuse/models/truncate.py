@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transfuse.errors import BlocksError, nearest
 from transfuse.models.blocks import Blocks, check_blocks, family_of, is_under
 from transfuse.models.heads import HEADS, fitted_norm, head_of, head_paths, is_map, new_head, put, set_numbers
-from transfuse.models.modules import first_names
+from transfuse.models.modules import Skipped, first_names
 from transfuse.models.truncate_unet import cut_points, is_unet
 from transfuse.models.weightless import (
     Call,
@@ -29,14 +29,6 @@ POOLS = ("average", "none")
 
 # What a network may still do by itself, outside of modules, between the cut and the new head: look and average.
 POOLING_OPERATIONS = {"mean", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "_unsafe_view", "clone"}
-
-
-class Skipped(nn.Identity):
-    """An `nn.Identity` for a block that is called with more than one argument: returns the first."""
-
-    def forward(self, input: Tensor, *args: object, **kwargs: object) -> Tensor:
-        """Returns `input`."""
-        return input
 
 
 def truncate(
@@ -102,12 +94,6 @@ def truncate(
             f"This {type(model).__name__} is a U-Net, whose skips pass over every border inside, so encoder and "
             "decoder are cut symmetrically: truncate_unet(model, blocks, depth, classes) does it. Its cut points: "
             f"{', '.join((*cut_points(model), 'all'))}."
-        )
-    if (family := family_of(model)) is not None and family.name == "monai_basic_unet":
-        raise BlocksError(
-            f"This {type(model).__name__} is a U-Net of MONAI, whose skips pass over every border inside; encoder and "
-            "decoder of these are not cut yet (truncate_unet cuts U-Nets of segmentation-models-pytorch, such as "
-            "unet_resnet34). Cure: leave truncate out, or a smaller network (unet3d for unet3d_wide)."
         )
     count = _cut(check_blocks(model, blocks), depth)
     first = first_names(model)  # a module that has two names is watched under the first

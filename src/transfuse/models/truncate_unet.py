@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from transfuse.errors import BlocksError
 from transfuse.models.architectures.unet import STEM_POOL
-from transfuse.models.blocks import Blocks, blocks_of, check_blocks, family_of
-from transfuse.models.draws import random_start_
+from transfuse.models.blocks import Block, Blocks, blocks_of, check_blocks, family_of, is_under
+from transfuse.models.heads import fresh_convolution
 from transfuse.models.torchvision_operators import declare_operators
-from transfuse.models.weightless import example_images, run_weightless
+from transfuse.models.truncate_basic_unet import cut_basic_unet, decoder_of, is_basic_unet, levels_of
+from transfuse.models.weightless import example_images, naming_the_smallest, run_weightless
 
 STAGES = ("encoder.stem", "encoder.layer1", "encoder.layer2", "encoder.layer3", "encoder.layer4")
-"""The encoder's stages, each with half the sides of the one before it; a decoder has one block for each."""
+"""The stages of a ResNet encoder, each with half the sides of the one before it; a decoder has one block for each."""
 
 
 def truncate_unet(
@@ -28,7 +29,7 @@ def truncate_unet(
     image_size: int | tuple[int, ...] | None = None,
     seed: int = 0,
 ) -> nn.Module:
-    """A new U-Net that goes down only to the end of one encoder stage; maps (N, C, H, W) to (N, classes, H, W).
+    """A new U-Net that goes down only to the end of one encoder stage; maps (N, C, *sides) to (N, classes, *sides).
 
     METHODS MOD-16 and FT-8 (P, A.2 and Fig. 5): a U-Net is cut symmetrically, at the borders of its stages and not
     between the residual blocks inside of them. Each encoder stage that goes takes along the decoder block above it:
@@ -44,16 +45,24 @@ def truncate_unet(
     same too (ResNet-18 and 34): a slice of it would weigh channels that it has never seen. Both are drawn by (seed,
     name), as `initialise_` draws them.
 
+    MONAI's BasicUNet (`unet3d`) is cut in the same way, after its level `conv_0` or `down_1` to `down_3`: `upcat_4`
+    goes with `down_4`. Each of its decoder blocks has as many channels as the level of the encoder that takes its
+    place, so that all shapes stay, and only the transposed convolution that reads that level now is drawn anew, beside
+    the head. Cut after `conv_0` nothing is left of the decoder.
+
     Args:
-        model: a U-Net of segmentation-models-pytorch with a ResNet as encoder, such as `unet_resnet34`.
+        model: a U-Net of segmentation-models-pytorch with a ResNet as encoder, such as `unet_resnet34`, or MONAI's
+            BasicUNet.
         blocks: its blocks at any level, as `blocks_of` gives them; None: those of the level "stage".
         depth: the last encoder stage that is kept, or how many of the encoder's blocks; "all": the whole network with a
             new segmentation head; "middle": the first half of the encoder's blocks, if a stage ends there.
         classes: maps of the segmentation head.
-        image_size: side of the images in pixels on which the result is tried without values, or (H, W); None: 224.
+        image_size: side of the images in pixels on which the result is tried without values, or (H, W) or (D, H, W);
+            None: 224, for volumes 96.
         seed: of what is drawn.
 
-    Raises BlocksError for other networks, and for a depth at which no stage ends, naming those at which one does.
+    Raises BlocksError for other networks, for a depth at which no stage ends, naming those at which one does, and for
+    images that are too small, naming the smallest that pass.
 
     >>> from transfuse.models.create import create_model
     >>> model = create_model("unet_resnet34", classes=2, device="meta")
@@ -62,19 +71,37 @@ def truncate_unet(
     ('encoder.stem', 'encoder.layer1', 'encoder.layer2', 'decoder.blocks.2', 'decoder.blocks.3', 'decoder.blocks.4')
     >>> short(torch.zeros(1, 3, 64, 96, device="meta")).shape
     torch.Size([1, 2, 64, 96])
+    >>> cut_points(create_model("unet3d", classes=2, channels=1, spatial_dims=3, device="meta"))
+    ('conv_0', 'down_1', 'down_2', 'down_3')
     """
     if not isinstance(classes, int) or isinstance(classes, bool) or classes < 1:
         raise BlocksError(f"classes={classes!r} of truncate_unet: expected a whole number of at least 1.")
     if not is_unet(model):
         raise BlocksError(
             f"This {type(model).__name__} is no U-Net that is known here (one of segmentation-models-pytorch with a "
-            "ResNet as encoder, such as unet_resnet34; MONAI's unet3d is not cut yet). Networks that end in a "
+            "ResNet as encoder, such as unet_resnet34, or MONAI's BasicUNet, such as unet3d). Networks that end in a "
             "classifier are cut by `truncate`."
         )
     blocks = blocks_of(model) if blocks is None else check_blocks(model, blocks)
-    before = _stages(model)
-    kept = _kept(blocks, before, depth)
+    stages = stages_of(model)
+    kept = _kept(model, blocks, depth)
+    short = (cut_basic_unet if is_basic_unet(model) else _cut)(model, kept, classes, seed)
+    images = example_images(short, image_size)
+    with naming_the_smallest(short, images):
+        output = run_weightless(short, images)
+    if not isinstance(output, Tensor) or output.shape != (len(images), classes, *images.shape[2:]):
+        shape = tuple(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
+        raise BlocksError(
+            f"Cut after {stages[kept - 1]!r} the network gives {shape}, expected one map a class in the size of the "
+            "images: it has more than an encoder, a decoder and a segmentation head."
+        )
+    return short
+
+
+def _cut(model: nn.Module, kept: int, classes: int, seed: int) -> nn.Module:
+    """A copy of a U-Net of segmentation-models-pytorch with so many stages of its encoder."""
     unet: Any = model
+    before = len(stages_of(model))
     gone: dict[nn.Module, nn.Module] = {model.get_submodule(path): nn.Identity() for path in STAGES[kept:before]}
     if kept == 1 < before:
         gone[unet.get_submodule(STEM_POOL)] = nn.Identity()
@@ -95,16 +122,8 @@ def truncate_unet(
         _enter(short, seed)
     name = "segmentation_head.0"
     old_head: Any = model.get_submodule(name)
-    short.set_submodule(name, _fresh_convolution(old_head, old_head.in_channels, classes, name, seed))
+    short.set_submodule(name, fresh_convolution(old_head, old_head.in_channels, classes, name, seed))
     _tell(short, kept, classes)
-    images = example_images(short, image_size)
-    output = run_weightless(short, images)
-    if not isinstance(output, Tensor) or output.shape != (len(images), classes, *images.shape[2:]):
-        shape = tuple(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
-        raise BlocksError(
-            f"Cut after {STAGES[kept - 1]!r} the network gives {shape}, expected one map a class in the size of the "
-            "images: it has more than an encoder, a decoder and a segmentation head."
-        )
     return short
 
 
@@ -115,9 +134,11 @@ def is_unet(model: nn.Module) -> bool:
     False
     """
     family = family_of(model)
-    if family is None or family.name != "unet":
+    if family is None or family.name not in ("unet", "monai_basic_unet"):
         return False
     declare_operators()
+    if family.name == "monai_basic_unet":
+        return is_basic_unet(model)
     try:
         from segmentation_models_pytorch import Unet
     except ModuleNotFoundError:
@@ -132,27 +153,69 @@ def cut_points(model: nn.Module) -> tuple[str, ...]:
     >>> cut_points(create_model("unet_resnet18", classes=2, device="meta"))
     ('encoder.stem', 'encoder.layer1', 'encoder.layer2', 'encoder.layer3')
     """
-    return STAGES[: _stages(model) - 1]
+    return stages_of(model)[:-1]
 
 
-def _stages(model: nn.Module) -> int:
-    """How many stages the encoder has."""
+def stages_of(model: nn.Module) -> tuple[str, ...]:
+    """The stages of a U-Net's encoder that are there."""
+    if is_basic_unet(model):
+        return levels_of(model)
     encoder: Any = model.get_submodule("encoder")
-    return int(encoder._depth)
+    return STAGES[: int(encoder._depth)]
 
 
-def _kept(blocks: Blocks, stages: int, depth: int | str) -> int:
-    """The number of stages that a depth means."""
-    encoder = [block for block in blocks if block.name.startswith("encoder.")]
+def ends_of_stages(model: nn.Module, blocks: Blocks) -> dict[int, str]:
+    """The stages of a U-Net's encoder by the number of blocks up to the end of each, the deepest included.
+
+    >>> from transfuse.models.create import create_model
+    >>> model = create_model("unet_resnet18", classes=2, device="meta")
+    >>> list(ends_of_stages(model, blocks_of(model, "block")))
+    [1, 3, 5, 7, 9]
+    """
+    stages = stages_of(model)
     last = {}  # by stage the number of the last block that is part of it
-    for number, block in enumerate(encoder, 1):
-        stage = next((stage for stage in STAGES if f"{block.name}.".startswith(f"{stage}.")), STAGES[0])
-        last[stage] = number
-    ends = {number: STAGES.index(stage) + 1 for stage, number in last.items()}
-    valid = [*STAGES[: stages - 1], "all"]
-    if depth in STAGES[:stages]:
-        return STAGES.index(str(depth)) + 1  # at finer levels too, where no block has this name
-    inside = Blocks(blocks.level, tuple(encoder), blocks.head)
+    for number, block in enumerate(_encoder(model, blocks), 1):
+        last[next((stage for stage in stages if is_under(block.name, stage)), stages[0])] = number
+    return {number: stage for stage, number in last.items()}
+
+
+def decoder_needs(model: nn.Module, blocks: Blocks) -> dict[str, int]:
+    """For each block of a U-Net's decoder, the number of blocks of the encoder with fewer than which it goes.
+
+    >>> from transfuse.models.create import create_model
+    >>> model = create_model("unet_resnet18", classes=2, device="meta")
+    >>> decoder_needs(model, blocks_of(model))["decoder.blocks.0"]  # goes with the deepest of the five stages
+    5
+    """
+    ends = sorted(ends_of_stages(model, blocks), reverse=True)
+    return {
+        block.name: end
+        for part, end in zip(_decoder(model), ends, strict=False)
+        for block in blocks
+        if is_under(block.name, part)
+    }
+
+
+def _decoder(model: nn.Module) -> tuple[str, ...]:
+    """The blocks of the decoder that are there, the deepest first; each goes with one stage of the encoder."""
+    if is_basic_unet(model):
+        return decoder_of(model)
+    return tuple(f"decoder.blocks.{number}" for number in model.get_submodule("decoder.blocks")._modules)
+
+
+def _encoder(model: nn.Module, blocks: Blocks) -> tuple[Block, ...]:
+    decoder = _decoder(model)
+    return tuple(block for block in blocks if not any(is_under(block.name, part) for part in decoder))
+
+
+def _kept(model: nn.Module, blocks: Blocks, depth: int | str) -> int:
+    """The number of stages that a depth means."""
+    encoder, stages = _encoder(model, blocks), stages_of(model)
+    ends = ends_of_stages(model, blocks)
+    valid = [*stages[:-1], "all"]
+    if depth in stages:
+        return stages.index(str(depth)) + 1  # at finer levels too, where no block has this name
+    inside = Blocks(blocks.level, encoder, blocks.head)
     if depth in blocks.names and depth not in inside.names:
         raise BlocksError(
             f"{depth!r} is a block of the decoder, which is cut together with the encoder: a depth is the last encoder "
@@ -160,7 +223,7 @@ def _kept(blocks: Blocks, stages: int, depth: int | str) -> int:
         )
     count = inside.depth(depth)
     if count in ends:
-        return ends[count]
+        return stages.index(ends[count]) + 1
     what = f"After {encoder[count - 1].name!r} (depth {depth!r}" if count else f"After no block (depth {depth!r}"
     raise BlocksError(
         f"{what}, level {blocks.level!r}) no stage of the encoder ends, and a U-Net is cut at the borders of its "
@@ -180,25 +243,11 @@ def _enter(short: Any, seed: int) -> None:
             "without weights for what the encoder would hand it now: U-Nets with decoder_attention_type are not cut."
         )
     old: Any = block.conv1[0]
-    block.conv1[0] = _fresh_convolution(old, features[-1] + skip, old.out_channels, f"{path}.conv1.0", seed)
+    block.conv1[0] = fresh_convolution(old, features[-1] + skip, old.out_channels, f"{path}.conv1.0", seed)
     norm = block.conv1[1].requires_grad_(requires_grad=True)
     with torch.no_grad():
         for leaf, tensor in norm.state_dict().items():
             tensor.fill_(1.0 if leaf in ("weight", "running_var") else 0.0)
-
-
-def _fresh_convolution(old: nn.Conv2d, into: int, out: int, path: str, seed: int) -> nn.Conv2d:
-    """A convolution like another one but for its channels, of its device, type and mode, drawn by (seed, name)."""
-    settings: dict[str, Any] = {key: getattr(old, key) for key in ("kernel_size", "stride", "padding", "dilation")}
-    fresh = nn.Conv2d(into, out, **settings, bias=old.bias is not None, device="meta", dtype=old.weight.dtype)
-    if not old.weight.is_meta:
-        fresh.to_empty(device=old.weight.device)
-        with torch.no_grad():
-            for name, parameter in fresh.named_parameters():
-                empty = torch.empty(parameter.shape)
-                parameter.copy_(random_start_(empty, fresh, seed, f"{path}.{name}"))
-    fresh.training = old.training
-    return fresh
 
 
 def _tell(short: Any, stages: int, classes: int) -> None:

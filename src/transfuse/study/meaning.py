@@ -43,7 +43,7 @@ def _depths(init: InitSpec, blocks: Sequence[BlockName]) -> InitSpec:
     fields: dict[str, Any] = {
         "depth": _named(init.depth, blocks),
         "freeze": _named(init.freeze, kept),
-        "truncate": None if init.truncate is None else _named(init.truncate, blocks),
+        "truncate": None if init.truncate is None else _cut(init.truncate, blocks),
         "slim": None if init.slim is None else _named(init.slim, blocks),
         "tune": tuple(block.name for block in kept if block.name in init.tune) if init.tune else (),
     }
@@ -56,8 +56,28 @@ def _kept(init: InitSpec, blocks: Sequence[BlockName]) -> Sequence[BlockName]:
     """The blocks of the network as it is trained, after it was cut."""
     if init.truncate is None:
         return blocks
-    count = _count(init.truncate, blocks)
-    return [block for place, block in enumerate(blocks) if place < count or block.stays]
+    count = _count(init.truncate, _encoder(blocks))
+    return [
+        block
+        for place, block in enumerate(blocks)
+        if (count >= block.needs if block.needs else place < count or block.stays)
+    ]
+
+
+def _encoder(blocks: Sequence[BlockName]) -> Sequence[BlockName]:
+    """The blocks among which a network is cut: of a U-Net those of its encoder."""
+    return [block for block in blocks if not block.needs]
+
+
+def _cut(depth: int | str, blocks: Sequence[BlockName]) -> int | str:
+    encoder = _encoder(blocks)
+    if len(encoder) == len(blocks):
+        return _named(depth, blocks)
+    count = _count(depth, encoder)
+    if count == len(encoder):
+        return "all"
+    # The middle of the encoder keeps both of its spellings: runs are known by them.
+    return "middle" if depth == "middle" else encoder[count - 1].name
 
 
 def _count(depth: int | str, blocks: Sequence[BlockName]) -> int:

@@ -118,9 +118,9 @@ def build(
         seed=seed,
     )
     if init.truncate is not None:
-        model = _truncated(model, blocks, init, images, seed)
+        whole, model = model, _truncated(model, blocks, init, images, seed)
         blocks = blocks_of(model, init.level)
-        transfer = _of_what_is_left(transfer, model)
+        transfer = _of_what_is_left(transfer, model, whole)
     if init.freeze:
         freeze_(model, blocks, init.freeze, norm_statistics=init.norm_statistics)
     if init.tune:
@@ -154,14 +154,23 @@ def _truncated(model: nn.Module, blocks: Blocks, init: InitSpec, images: Images,
     return truncate_unet(model, blocks, init.truncate, images.classes, image_size=images.size, seed=seed)
 
 
-def _of_what_is_left(transfer: Transfer, model: nn.Module) -> Transfer:
-    """The record of an initialisation without what was cut off afterwards; a new norm at the cut is an identity."""
-    state = model.state_dict()
+def _of_what_is_left(transfer: Transfer, model: nn.Module, whole: nn.Module) -> Transfer:
+    """The record of an initialisation without what was cut off afterwards, and with what is new at the cut.
+
+    New are a norm of another width, an identity, and what the decoder of a U-Net reads the encoder with.
+    """
+    from torch import equal
+
+    from transfuse.inits.roles import role_of
+
+    state, before = model.state_dict(), whole.state_dict()
     rows = []
     for row in transfer.tensors:
         if row.name not in state:
             continue
-        same = state[row.name].numel() == row.elements or row.block == "head"
-        treatment = row.treatment if same else "identity"
+        treatment = row.treatment
+        if row.block != "head" and not equal(state[row.name], before[row.name]):
+            module = model.get_submodule(row.name.rpartition(".")[0])
+            treatment = "identity" if role_of(module, row.name) in ("norm", "scale") else "random"
         rows.append(row._replace(treatment=treatment, elements=state[row.name].numel()))
     return replace(transfer, tensors=tuple(rows))

@@ -61,7 +61,7 @@ def block_names(data: DataSpec) -> BlockNames:
     """Looks up the blocks of networks that are to fit the images of `data`, which are opened when first asked for."""
     from transfuse.inits.roles import role_of
     from transfuse.models import blocks_of, create_model
-    from transfuse.models.truncate_unet import STAGES, is_unet
+    from transfuse.models.truncate_unet import decoder_needs, ends_of_stages, is_unet
 
     opened = cache(lambda: open_data(data))
 
@@ -83,9 +83,18 @@ def block_names(data: DataSpec) -> BlockNames:
             if (owner := blocks.owner(name)) in roles:
                 roles[owner].add(role_of(modules[name.rpartition(".")[0]], name))
         ends = _ends_of_stages(network, blocks)
-        whole = STAGES if is_unet(network) else (blocks[-1].name,)  # a U-Net's decoder goes with its encoder's stages
+        maps = is_unet(network)  # whose decoder goes with its encoder's stages
+        cuts = ends_of_stages(network, blocks) if maps else (len(blocks),)
+        needs = decoder_needs(network, blocks) if maps else {}
         return tuple(
-            BlockName(one.name, one.cut or one.name in whole, one.stays, frozenset(roles[one.name]), ends.get(place))
+            BlockName(
+                one.name,
+                one.cut or place in cuts,
+                one.stays,
+                frozenset(roles[one.name]),
+                ends.get(place),
+                needs.get(one.name, 0),
+            )
             for place, one in enumerate(blocks, 1)
         )
 

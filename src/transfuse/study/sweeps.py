@@ -19,6 +19,7 @@ class BlockName(NamedTuple):
         stays: whether a network cut below keeps it.
         roles: what it holds (see `transfuse.inits.roles`); None if that is not known.
         stage: the number of the stage that ends with it, from 1; None inside of a stage.
+        needs: of a U-Net's decoder, the number of encoder blocks with fewer than which it is cut off too; else 0.
     """
 
     name: str
@@ -26,6 +27,7 @@ class BlockName(NamedTuple):
     stays: bool = False
     roles: frozenset[str] | None = None
     stage: int | None = None
+    needs: int = 0
 
 
 BlockNames = Callable[[ModelSpec, str], tuple[BlockName, ...]]

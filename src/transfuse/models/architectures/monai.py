@@ -5,7 +5,8 @@ ReLU works in place and so overwrites the norm's output: the block ends after it
 modules of torchvision's and need no data of their own.
 
 Those of the U-Net are the levels of its encoder, then those of its decoder; in `layer` each convolution with its norm,
-and each transposed one. None is a cut: skips pass over every border inside, and above the last block there is a map.
+and each transposed one. None is a cut for `truncate`: skips pass over every border inside, and above the last block
+there is a map; `truncate_unet` cuts encoder and decoder together.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _DECODER = Rule("upcat_*", cut=False)  # from the deepest on, as the network has
 
 BASIC_UNET = Family(
     name="monai_basic_unet",
-    recognised_by=("conv_0.conv_0", "down_1.convs", "upcat_1.upsample", "upcat_1.convs", "final_conv"),
+    recognised_by=("conv_0.conv_0", "conv_0.conv_1", "down_1", "down_4", "upcat_4", "upcat_1", "final_conv"),
     head=("final_conv",),
     levels={
         "stage": (*_ENCODER, _DECODER),
