@@ -102,6 +102,7 @@ def _with_normalisation(store: Store, run_id: str) -> tuple[Any, Tensor]:
     normalise = identity["data"]["normalise"]
     mean, std = NORMALISATIONS[normalise, images.channels] if isinstance(normalise, str) else normalise
     loss = loss_name(identity["train"]["loss"], data["task"])
+    maps = data["task"] == "segmentation"
 
     class Network(torch.nn.Module):
         mean: Tensor
@@ -114,7 +115,8 @@ def _with_normalisation(store: Store, run_id: str) -> tuple[Any, Tensor]:
             self.register_buffer("std", torch.tensor(std).reshape(1, -1, *(1,) * images.spatial_dims))
 
         def forward(self, images: Tensor) -> Tensor:
-            return probabilities_of(self.network((images - self.mean) / self.std), loss)
+            logits = self.network((images - self.mean) / self.std)
+            return torch.softmax(logits, dim=1) if maps else probabilities_of(logits, loss)  # of maps (N, C, *sides)
 
     generator = torch.Generator().manual_seed(0)
     return Network().eval(), torch.rand(2, images.channels, *(images.size,) * images.spatial_dims, generator=generator)
