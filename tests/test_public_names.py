@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import subprocess
 import sys
 
@@ -53,6 +55,22 @@ PUBLIC = [
     "truncate_unet",
     "tune_only_",
 ]
+
+
+MEASURES = {
+    "transfuse.models.complexity": ("complexity", "latency", "latency_by_block"),
+    "transfuse.models.peak_memory": ("peak_memory", "peak_memory_by_block"),
+}
+"""What measures a network: imported from where it is."""
+
+
+def test_every_measure_takes_the_same_settings_where_it_takes_any() -> None:
+    for home, names in MEASURES.items():
+        for name in names:
+            asked = inspect.signature(getattr(importlib.import_module(home), name)).parameters
+            assert list(asked)[:3] == ["model", "input_size", "channels"]
+            assert ("blocks" in asked) == (name == "complexity" or name.endswith("_by_block"))
+            assert {"batch_size", "device"} <= set(asked) or name == "complexity"
 
 
 def test_the_public_names_are_these() -> None:

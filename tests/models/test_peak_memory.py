@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from transfuse.errors import SpecError
-from transfuse.models import blocks_of, create_model, truncate
-from transfuse.models.peak_memory import PeakMemory, peak_memory
+from transfuse.errors import BlocksError, SpecError
+from transfuse.models import Block, Blocks, blocks_of, create_model, truncate
+from transfuse.models.peak_memory import PeakMemory, peak_memory, peak_memory_by_block
 
 MAP = 4 * 16 * 16  # bytes of a map of one channel
 
@@ -71,6 +71,101 @@ def test_torch_s_profiler_sees_the_same_where_operations_need_no_room_to_work(tm
     alive = [sum(size for _, size in sorted(held)[: number + 1]) for number in range(len(held))]
     # around the ReLU, beside what the outer sequence still holds
     assert peak_memory(model, batch_size=32).activations == max(alive) == 32 * (2 * 400 + 64) * 4
+
+
+class Parts(nn.Module):
+    """A skip from the first block to the head, and a second block that widens and narrows inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.low = nn.Conv2d(1, 4, 1, bias=False)
+        self.inner = nn.Sequential(nn.Conv2d(4, 10, 1, bias=False), nn.Conv2d(10, 2, 1, bias=False))
+        self.head = nn.Conv2d(6, 3, 1, bias=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        kept = self.low(images)
+        both = torch.cat([self.inner(kept), kept], 1)
+        del kept
+        return self.head(both)
+
+    def transfuse_blocks(self, level: str) -> Blocks:
+        return Blocks(level, (Block("low", ("low",), "low"), Block("inner", ("inner",), "inner")), ("head",))
+
+
+def test_by_block_by_hand() -> None:
+    assert peak_memory_by_block(Parts(), 16) == {
+        "low": PeakMemory(4 * 4, 4 * MAP),
+        "inner": PeakMemory(4 * 60, (4 + 10 + 2) * MAP),  # the skip, the wide map and the narrow one
+        "head": PeakMemory(4 * 18, (6 + 3) * MAP),  # both together, and the output
+    }
+    twice = peak_memory_by_block(copy.deepcopy(Parts()).double(), 16)
+    assert twice["inner"] == PeakMemory(8 * 60, 2 * 16 * MAP)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "level"),
+    [
+        ("cbr_tiny", 32, "layer"),
+        ("resnet10t", 64, "block"),
+        ("vit_tiny_patch16_224", 224, "block"),
+        ("densenet121", 64, "stage"),
+        ("unet_resnet18", 64, "block"),
+        ("swin_tiny_patch4_window7_224", 224, "stage"),  # with buffers that no state dict holds
+    ],
+)
+def test_the_largest_block_is_the_whole_and_weights_sum_to_it(name: str, size: int, level: str) -> None:
+    model = create_model(name, 2, image_size=size)
+    names, before = blocks_of(model, level).names, copy.deepcopy(model.state_dict())
+    found, whole = peak_memory_by_block(model, size, blocks=level), peak_memory(model, size)
+    assert tuple(found) == (*names, "head")
+    assert max(each.activations for each in found.values()) == whole.activations
+    assert sum(each.weights for each in found.values()) == whole.weights
+    assert all(each.activations > 0 for each in found.values())
+    by_hand = peak_memory_by_block(model, size, blocks=blocks_of(model, level))
+    assert by_hand == found
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_of_more_images_each_block_holds_as_much_more_and_finer_blocks_no_more() -> None:
+    model = create_model("cbr_tiny", 2)
+    one, three = (peak_memory_by_block(model, 32, batch_size=count) for count in (1, 3))
+    for name, each in one.items():
+        assert three[name] == PeakMemory(each.weights, 3 * each.activations)
+    model = create_model("resnet10t", 2)
+    stages, blocks = (peak_memory_by_block(model, 64, blocks=level) for level in ("stage", "block"))
+    for name, stage in stages.items():
+        inside = [each for block, each in blocks.items() if block == name or block.startswith(f"{name}.")]
+        assert stage.activations == max(each.activations for each in inside)
+        assert stage.weights == sum(each.weights for each in inside)
+
+
+def test_a_u_net_holds_its_skips_while_it_is_at_its_bottom() -> None:
+    """At least the maps that the decoder will join: bytes from the shapes that the encoder gives."""
+    model = create_model("unet_resnet18", 2, 1).eval()
+    found = peak_memory_by_block(model, 64)
+    with torch.no_grad():
+        skips = model.get_submodule("encoder")(torch.zeros(1, 1, 64, 64))[1:-1]  # but the image and the deepest
+    assert found["encoder.layer4"].activations > sum(skip.nbytes for skip in skips)
+    assert found["decoder.blocks.4"].activations > found["encoder.layer4"].activations
+
+
+def test_errors_by_block() -> None:
+    with pytest.raises(BlocksError, match="cannot be cut into blocks by itself"):
+        peak_memory_by_block(nn.Conv2d(1, 1, 1), 8)
+    with pytest.raises(SpecError, match="batch_size is 0; expected a whole number"):
+        peak_memory_by_block(Parts(), 8, batch_size=0)
+    with pytest.raises(SpecError, match="device is 'meta'; expected 'cpu' or 'cuda'"):
+        peak_memory_by_block(Parts(), 8, device="meta")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_by_block_on_a_gpu_the_largest_is_the_whole() -> None:
+    model = create_model("resnet10t", 2)
+    found, whole = (measure(model, 128, device="cuda") for measure in (peak_memory_by_block, peak_memory))
+    assert max(each.activations for each in found.values()) == whole.activations
+    assert sum(each.weights for each in found.values()) == whole.weights
 
 
 def test_errors() -> None:

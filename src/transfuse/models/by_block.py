@@ -35,13 +35,30 @@ def by_block(model: nn.Module, blocks: Blocks, reading: Callable[[], float]) -> 
     (['layer1', 'layer2', 'layer3', 'layer4', 'head'], True)
     """
     spent: dict[str, float] = dict.fromkeys((*blocks.names, HEAD), 0)
-    now, since = blocks.names[0] if blocks.names else HEAD, reading()
+    since = reading()
+
+    def leave(owner: str) -> None:
+        nonlocal since
+        value = reading()
+        spent[owner] += value - since
+        since = value
+
+    with at_borders(model, blocks, leave):
+        yield spent
+
+
+@contextmanager
+def at_borders(model: nn.Module, blocks: Blocks, leave: Callable[[str], None]) -> Iterator[None]:
+    """Within it `leave(name)` is called at each border of a forward pass, with the block, or "head", up to there.
+
+    At its end the last one is left. A block is left and entered as often as its modules begin and end; see `by_block`.
+    """
+    now = blocks.names[0] if blocks.names else HEAD
 
     def enter(owner: str) -> None:
-        nonlocal now, since
-        value = reading()
-        spent[now] += value - since
-        now, since = owner, value
+        nonlocal now
+        leave(now)
+        now = owner
 
     handles = []
     for owner, path in _outermost(model, blocks):
@@ -52,8 +69,8 @@ def by_block(model: nn.Module, blocks: Blocks, reading: Callable[[], float]) -> 
 
         handles += [module.register_forward_pre_hook(border), module.register_forward_hook(border)]
     with hooked(*handles):
-        yield spent
-    enter(now)
+        yield
+    leave(now)
 
 
 def _outermost(model: nn.Module, blocks: Blocks) -> Iterator[tuple[str, str]]:
