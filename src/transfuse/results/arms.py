@@ -187,6 +187,8 @@ def _shape_and_training(settings: Mapping[str, Any]) -> str:
         parts.append("with the source's head")
     if settings.get("truncate") not in (None, "all"):
         parts.append(f"cut after {_upto(settings['truncate'])}")
+    if settings.get("head") == "mlp":
+        parts.append("with an MLP head")
     if settings.get("slim") is not None:
         parts.append(f"at half width above {_upto(settings['slim'])}")
     if settings.get("tune"):

@@ -113,6 +113,7 @@ def _cut_alike(network: str, created: str, init: Mapping[str, Any], file: str, c
     blocks = f'tfu.blocks_of(model, "{init["level"]}")'
     if init.get("truncate") is not None:
         pool = f', pool="{init["pool"]}"' if init.get("pool", "average") != "average" else ""
+        pool += f', head="{init["head"]}"' if init.get("head", "fresh") != "fresh" else ""
         function = "truncate_unet" if network in (*UNETS, *UNETS_3D) else "truncate"
         depth = json.dumps(init["truncate"])
         cut = f"tfu.{function}(model, {blocks}, {depth}, classes={classes}{pool}, image_size={size})"

@@ -10,6 +10,9 @@ from transfuse.specs.refuse import STRICT, refuse
 Depth = int | str
 Level = Literal["stage", "block", "layer", "wt-st"]
 
+NEW_HEADS = ("mlp", "kaiming_normal")
+"""What `head` may say of a truncated network, whose head is new: two layers, or one drawn as P's code draws it."""
+
 EVERY = "every"
 """As a depth: one arm for every block of the network, named `arm@block`."""
 
@@ -34,7 +37,8 @@ class InitSpec:
         embeddings: position embeddings and tokens above: `keep` the weights' (the code of M) or `resample` them too.
         overrides: `{block, module or parameter: scheme}` where a part is to start otherwise, e.g. `{conv1: gabor}`.
         gabor_scale: what Gabor filters share with the filters they replace: `std`, `max_abs` or `l2`.
-        head: a `fresh` classifier, or the `source`'s.
+        head: a `fresh` classifier, or the `source`'s; of a truncated network also `mlp` (two layers and a ReLU between)
+            or `kaiming_normal` (one layer, drawn as P's code draws it).
         freeze: how many blocks stay as they are.
         norm_statistics: batch-norm statistics of frozen blocks: `frozen`, or `updated` as in the papers' code.
         tune: only these neighbouring blocks are trained, and the head (surgical fine-tuning).
@@ -57,7 +61,7 @@ class InitSpec:
     embeddings: Literal["keep", "resample"] = "keep"
     overrides: dict[str, str] = field(default_factory=dict)
     gabor_scale: Literal["std", "max_abs", "l2"] = "std"
-    head: Literal["fresh", "source"] = "fresh"
+    head: Literal["fresh", "source", "mlp", "kaiming_normal"] = "fresh"
     freeze: Depth = 0
     norm_statistics: Literal["frozen", "updated"] = "frozen"
     tune: tuple[str, ...] = ()
@@ -138,6 +142,11 @@ class InitSpec:
             problems.append("truncate and slim: a network is either cut off or made narrower above; give one of them")
         if self.truncate is None and self.pool != "average":
             problems.append("pool is the head of a truncated network; give truncate too, or leave pool out")
+        if self.truncate is None and self.head in NEW_HEADS:
+            problems.append(
+                f"head is {self.head!r}, a head of truncated networks; give truncate too (truncate: all keeps every "
+                "block), or head: fresh"
+            )
         if self.head == "source" and (self.truncate is not None or self.slim is not None):
             problems.append("head: source does not fit a network that was cut or made narrower; its head is fresh")
         if self.slim is not None and self.rest != "random":

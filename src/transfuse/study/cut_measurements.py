@@ -14,6 +14,7 @@ import numpy as np
 from transfuse.study.lengths import lengths_of
 from transfuse.study.looked import IMAGES, ORDER_SEED, Found, Looked, batches_of
 from transfuse.study.measure import recipe_of
+from transfuse.study.network import head_kind
 
 if TYPE_CHECKING:
     from torch import nn
@@ -90,6 +91,7 @@ def cut_screen(looked: Looked) -> Found:
         steps=steps,
         trunk=spec.trunk or TRUNK,
         pool=looked.spec.init.pool,
+        head=head_kind(looked.spec.init),
         seed=looked.spec.seed,
         checkpoint_dir=folder,
         device=str(looked.device),

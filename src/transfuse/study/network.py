@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from transfuse.errors import BlocksError
 from transfuse.specs import InitSpec, ModelSpec, RunSpec
+from transfuse.specs.arm import NEW_HEADS
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -62,7 +63,7 @@ def kind_of(spec: RunSpec, images: Images) -> Hashable:
     """What decides the modules of a run's network and the shapes of its tensors, whatever its weights are."""
     init = spec.init
     network = (replace(spec.model, weights=None), spec.network_sha256, images)
-    return (*network, init.level, init.truncate, init.pool, init.slim)
+    return (*network, init.level, init.truncate, init.pool, init.slim, init.head == "mlp")
 
 
 def build(
@@ -109,7 +110,7 @@ def build(
         norm=init.norm,
         biases=init.biases,
         embeddings=init.embeddings,
-        head=init.head,
+        head="source" if init.head == "source" else "fresh",
         overrides=init.overrides,
         gabor_scale=init.gabor_scale,
         first_layer=spec.first_layer,
@@ -147,30 +148,45 @@ def _truncated(model: nn.Module, blocks: Blocks, init: InitSpec, images: Images,
     from transfuse.models.truncate_unet import is_unet
 
     assert init.truncate is not None
+    classes, size = images.classes, images.size
     if not is_unet(model):
-        return truncate(model, blocks, init.truncate, images.classes, init.pool, image_size=images.size, seed=seed)
+        head = head_kind(init)
+        return truncate(model, blocks, init.truncate, classes, init.pool, head=head, image_size=size, seed=seed)
+    if init.head in NEW_HEADS:
+        raise BlocksError(f"head is {init.head!r}, and a U-Net ends in a convolution, not a classifier; leave head out")
     if init.pool != "average":
         raise BlocksError(f"pool is {init.pool!r}, and a U-Net has no pooling before its head; leave pool out")
-    return truncate_unet(model, blocks, init.truncate, images.classes, image_size=images.size, seed=seed)
+    return truncate_unet(model, blocks, init.truncate, classes, image_size=size, seed=seed)
+
+
+def head_kind(init: InitSpec) -> str:
+    """The head that an arm puts on a truncated network, as `truncate` calls it.
+
+    >>> head_kind(InitSpec()), head_kind(InitSpec(truncate="all", head="mlp"))
+    ('linear', 'mlp')
+    """
+    return init.head if init.head in NEW_HEADS else "linear"
 
 
 def _of_what_is_left(transfer: Transfer, model: nn.Module, whole: nn.Module) -> Transfer:
     """The record of an initialisation without what was cut off afterwards, and with what is new at the cut.
 
-    New are a norm of another width, an identity, and what the decoder of a U-Net reads the encoder with.
+    New are a norm of another width, an identity; what the decoder of a U-Net reads the encoder with; and the layers of
+    a head that has more of them than the network's own.
     """
     from torch import equal
 
     from transfuse.inits.roles import role_of
+    from transfuse.models.transfer import TensorTransfer
 
     state, before = model.state_dict(), whole.state_dict()
+    known = {row.name: row for row in transfer.tensors}
     rows = []
-    for row in transfer.tensors:
-        if row.name not in state:
-            continue
+    for name, tensor in state.items():
+        row = known.get(name, TensorTransfer(name, "head", "fresh", tensor.numel(), parameter=True))
         treatment = row.treatment
-        if row.block != "head" and not equal(state[row.name], before[row.name]):
-            module = model.get_submodule(row.name.rpartition(".")[0])
-            treatment = "identity" if role_of(module, row.name) in ("norm", "scale") else "random"
-        rows.append(row._replace(treatment=treatment, elements=state[row.name].numel()))
+        if row.block != "head" and not equal(tensor, before[name]):
+            module = model.get_submodule(name.rpartition(".")[0])
+            treatment = "identity" if role_of(module, name) in ("norm", "scale") else "random"
+        rows.append(row._replace(treatment=treatment, elements=tensor.numel()))
     return replace(transfer, tensors=tuple(rows))

@@ -95,7 +95,8 @@ def _with_normalisation(store: Store, run_id: str) -> tuple[Any, Tensor]:
     content = json.loads((store.run_folder(run_id) / "spec.json").read_text(encoding="utf-8"))
     identity, names, data = content["identity"], content["names"], json.loads(record.facts["data"])
     images = Images(len(data["classes"]), data["channels"], data["image_size"], data.get("spatial_dims", 2))
-    init = {key: identity["init"][key] for key in ("level", "truncate", "pool", "slim") if key in identity["init"]}
+    shape = ("level", "truncate", "pool", "slim", *(("head",) if "truncate" in identity["init"] else ()))
+    init = {key: identity["init"][key] for key in shape if key in identity["init"]}
     spec = ModelSpec(name=names["network"], padding=identity["model"].get("padding"))
     model = skeleton(spec, InitSpec(**init), images)
     model.load_state_dict(dict(load_weights(str(store.run_folder(run_id) / "best.safetensors"))))

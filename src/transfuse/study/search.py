@@ -113,7 +113,8 @@ def choices(
             )
         named, blocks = cuts_of(unfolded, label), [arm.partition("@")[2] for arm in swept]
         arms, whole = named, named[-1]
-        if study.arms[whole].pool == "none":  # the head of an early cut can be larger than all that is cut off
+        own = study.arms[whole]
+        if own.pool == "none" or own.head == "mlp":  # the head of an early cut can be larger than all that is cut off
             arms = tuple(sorted(named, key=partial(parameters, label)))
         stage_of = {one.name: one.stage for one in unfolded.names(model, study.arms[arms[0]].level)}
         cuts = Cuts(

@@ -143,7 +143,8 @@ def truncation_study(
         what = "slim" if init.slim is not None else next(field for field in init.sweeps if field != "truncate")
         raise SpecError(f"the arm {name!r} says {what} too; one that is searched for its cut says truncate alone")
     free = init.depth in (0, "all") and init.freeze in (0, "all") and init.truncate != EVERY and not init.tune
-    init = replace(init, level=level or ("block" if free and init.level == "stage" else init.level), head="fresh")
+    init = replace(init, level=level or ("block" if free and init.level == "stage" else init.level))
+    init = replace(init, head="fresh") if init.head == "source" else init
     arms = {WHOLE: replace(init, truncate="all"), CUT: replace(init, truncate=EVERY)}
     if study.tune != "none" and init.learning_rate is None:
         raise SpecError(
