@@ -5,6 +5,7 @@ from transfuse.models.create import create_model, list_models
 from transfuse.models.exits import Exits, exit_depths, exits
 from transfuse.models.freeze import freeze_, frozen_fingerprint, prefix_fingerprint, tune_only_
 from transfuse.models.lora import add_lora_, merge_lora_
+from transfuse.models.mask_exits import MaskExits, mask_exits
 from transfuse.models.published import PUBLISHED_NETWORKS
 from transfuse.models.recalibrate import recalibrate_
 from transfuse.models.slim import slim
@@ -18,6 +19,7 @@ __all__ = [
     "Block",
     "Blocks",
     "Exits",
+    "MaskExits",
     "Weights",
     "WeightsFile",
     "add_lora_",
@@ -31,6 +33,7 @@ __all__ = [
     "frozen_fingerprint",
     "list_models",
     "load_weights",
+    "mask_exits",
     "merge_lora_",
     "prefix_fingerprint",
     "read_weights",

@@ -1,4 +1,4 @@
-"""One network with a head at every cut, so that one training tells of every truncated network."""
+"""One network with a head at every cut, so that one training tells of every truncated network; U-Nets: `mask_exits`."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Exits(nn.Module):
         def leave(tail: _Tail, above: int, module: nn.Module, args: Any, output: Tensor) -> Tensor:
             # Copies, since what comes next may write into it.
             if learns and self.trunk == "joint":
-                mine, output = _Parted.apply(output, above)
+                mine, output = Parted.apply(output, above, above + 1)
             else:
                 mine = output.detach().clone()
             if learns:  # after the network, which so draws the same dropout as alone
@@ -225,21 +225,24 @@ def _chosen(model: nn.Module, blocks: Blocks, depths: Sequence[int | str] | None
     return sorted({_whole(blocks) if count == len(blocks) else count for count in counts})
 
 
-class _Parted(torch.autograd.Function):
-    """Features as two copies, for an exit and for the blocks above with their `above` exits.
+class Parted(torch.autograd.Function):
+    """Features as two copies, for the exits that read them here and for the blocks above with their `above` exits.
 
-    The gradient is the mean over all of these exits, that of the copy for the blocks being the mean over theirs.
+    The gradient is the mean over all `exits` that read them, that of the copy for the blocks being the mean over
+    theirs, and that of the copy for here a sum.
     """
 
     @staticmethod
-    def forward(ctx: Any, features: Tensor, above: int) -> tuple[Tensor, Tensor]:
-        ctx.above = above
+    def forward(ctx: Any, features: Tensor, above: int, exits: int) -> tuple[Tensor, Tensor]:
+        """Gives two copies."""
+        ctx.above, ctx.exits = above, exits
         return features.clone(), features.clone()
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        exit_, above = gradients
-        return (exit_ + ctx.above * above) / (ctx.above + 1), None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        """Gives the gradient of the features."""
+        here, above = gradients
+        return (here + ctx.above * above) / ctx.exits, None, None
 
 
 class _Arriving:
