@@ -1,23 +1,27 @@
-"""The one-training screen: every truncated network ranked by one training of a network with a head at every cut."""
+"""The one-training screen: every truncated network ranked by one training of a network with a head at every cut.
+
+Of a U-Net the heads are light ones in the place of its decoder (`models.mask_exits`).
+"""
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from transfuse.data.splits import Part, Split
-from transfuse.errors import TrainingError
+from transfuse.errors import BlocksError, TrainingError
 from transfuse.models.blocks import Blocks
 from transfuse.models.exits import Exit, Exits, exits
 from transfuse.models.freeze import freeze_
+from transfuse.models.mask_exits import MaskExits, mask_exits
 from transfuse.models.memory_order import channels_last, takes_channels_last
 from transfuse.models.weightless import example_images, run_weightless
 from transfuse.training.batches import make_batches
@@ -25,9 +29,10 @@ from transfuse.training.device import evaluation_mode
 from transfuse.training.history import Diverged, Epoch
 from transfuse.training.loop import fit
 from transfuse.training.losses import Loss, loss_for, loss_name, probabilities_of
-from transfuse.training.prediction import device_of
+from transfuse.training.prediction import MAPS_AT_ONCE, MAPS_OF_VOLUMES_AT_ONCE, device_of, pixel_counts
 from transfuse.training.recipe import Recipe
-from transfuse.training.validation import values_of
+from transfuse.training.validation import values_of, values_of_counts
+from transfuse.training.windows import maps_by_windows
 
 TRUNK = "joint"
 """Which losses train the blocks, where nothing is said."""
@@ -43,7 +48,7 @@ class ScreenedExit:
         parameters: of the truncated network by itself, head included.
         macs: of one image through it.
         scores: class probabilities (N, C) float32 of the validation images in their order, as `predict` gives them, at
-            the exit's best validation.
+            the exit's best validation; of masks counted pixels (N, C, 3) int64.
         value: the monitored metric of these scores; `loss` where that is monitored.
         step: after how many steps that was.
         curve: the monitored value at each validation.
@@ -71,7 +76,7 @@ class Screen:
         steps: how many were taken.
         training_macs: multiply-accumulate operations of training: for each image a forward pass through the whole
             network and its heads, and twice as much again for the gradients of weights and inputs, for what lies above
-            the lowest blocks that are frozen.
+            the lowest blocks that are frozen. A patch of a volume counts as a whole one.
         validation_macs: those of validation, forward passes.
         network: the network with its exits, as the training left it: the weights of the best validation, where
             the mean over exits was monitored ("top": that of the deepest).
@@ -84,7 +89,7 @@ class Screen:
     steps: int
     training_macs: int
     validation_macs: int
-    network: Exits = field(repr=False, compare=False)
+    network: Exits | MaskExits = field(repr=False, compare=False)
 
     @property
     def ranked(self) -> tuple[ScreenedExit, ...]:
@@ -126,6 +131,9 @@ def screen(
     That is the same for all candidates but for how much their curves move, so compare exits with each other, never with
     a number from elsewhere, and measure the chosen network anew, on test data, after a training of its own.
 
+    Of a U-Net, whose data have masks, the heads are those of `models.mask_exits`, which read the encoder's stages up to
+    their cut; the decoder is not trained. What is said of one exit and of "top" above is true of classifiers.
+
     Args:
         model: the network before it is cut, as initialised; it stays as it is. What is frozen in it stays frozen.
         blocks: its blocks.
@@ -136,13 +144,13 @@ def screen(
             `benchmarks/screen_trunk.py`, one seed of two designs, "joint" ordered the cuts most nearly as fine-tuning
             each of them did (Kendall's tau-b 0.60 and 0.33; "top" 0.20 and 0.20, "frozen" 0.00 and 0.14) when it took
             as many steps as one fine-tuning, and no longer with half as many (0.40 and 0.05).
-        pool, head, hidden: what is above each cut, as in `truncate`.
+        pool, head, hidden: what is above each cut, as in `truncate`; not of a U-Net.
         anchored: names in `model` of the transferred parameters, for a recipe with `l2_sp`.
         seed: of the heads, and of the order, augmentation and dropout.
         watch: is given each epoch, whose `validation` holds `<monitor>/<block>` for every exit.
 
     Raises:
-        BlocksError: a network that cannot be cut, an unknown trunk or depth.
+        BlocksError: a network that cannot be cut, an unknown trunk or depth, a `pool` or `head` for a U-Net.
         TrainingError: as `fit`; a class that the monitored metric needs and the validation part lacks.
         Diverged: a TrainingError; the loss or an output of an exit, which is named, is not finite.
 
@@ -151,12 +159,19 @@ def screen(
         found = screen(model, blocks_of(model, "block"), split, steps=200)
         print([exit.block for exit in found.ranked], found.training_macs)
     """
-    recipe = recipe if recipe is not None else Recipe()
     info, size = split.train.dataset.info, split.train.dataset.size
+    masks = info.task == "segmentation"
+    if recipe is None:
+        recipe = Recipe(monitor="dice" if masks else "auroc")
+    how: dict[str, Any] = {"depths": depths, "trunk": trunk, "image_size": size, "seed": seed}
     above: dict[str, Any] = {"pool": pool, "head": head, "hidden": hidden}
-    network = exits(
-        model, blocks, len(info.classes), depths=depths, trunk=trunk, image_size=size, seed=seed, **above
-    )  # fmt: skip
+    network: Exits | MaskExits
+    if masks:
+        if given := [f"{name}={value!r}" for name, value in above.items() if value not in ("average", "linear", None)]:
+            raise BlocksError(f"{given[0]}: the heads of a U-Net's screen are of one kind; leave pool and head out.")
+        network = mask_exits(model, blocks, len(info.classes), **how)
+    else:
+        network = exits(model, blocks, len(info.classes), **how, **above)
     if trunk == "frozen":
         freeze_(network, network.blocks, "all")
     macs, learning_macs = _macs(network, size)
@@ -195,6 +210,25 @@ def screen(
     )
 
 
+class _Measured(NamedTuple):
+    """What a validation measured of an exit, and its scores."""
+
+    values: dict[str, float]
+    scores: Tensor
+
+
+class _InChannels(nn.Module):
+    """Gives maps (N, exits, C, ...) of a network as (N, exits * C, ...)."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps: Tensor = self.network(images)
+        return maps.flatten(1, 2)
+
+
 class _EveryExit:
     """The `Objective` of a screen: the losses of all exits, and the scores of each at its best validation."""
 
@@ -210,23 +244,20 @@ class _EveryExit:
         return f"{self.trunk} trunk, exits {', '.join(f'{one.name} ({one.depth})' for one in self.exits)}"
 
     def loss(self, output: Tensor, targets: Tensor) -> Tensor:
-        """The sum over exits of their losses, for logits (N, exits, C)."""
+        """The sum over exits of their losses, for logits (N, exits, C), or maps (N, exits, C, ...)."""
         each = torch.stack([self._loss(logits, targets) for logits in output.unbind(1)])
         self.losses.append(each.detach())
         return each.sum()
 
     def validate(self, model: nn.Module) -> dict[str, float] | None:
         """The mean over exits, with "top" the deepest exit's, of what a validation measures; each exit's monitor."""
-        logits = self._logits(model)
-        finite = torch.isfinite(logits).all(dim=2).all(dim=0)
-        self.failed = [one.name for one, fine in zip(self.exits, finite.tolist(), strict=True) if not fine]
-        if self.failed:
+        measured = self._of_masks(model) if self.part.dataset.info.task == "segmentation" else self._of_classes(model)
+        if measured is None:
             return None
         monitor, sign = self.recipe.monitor, 1 if self.recipe.higher_is_better else -1
-        head = loss_name(self.recipe.loss, self.part.dataset.info.task)
-        each = [values_of(one, self.part, self._loss, self.recipe) for one in logits.unbind(1)]
-        for number, values in enumerate(each):
-            scores, value = probabilities_of(logits[:, number], head), values[monitor]
+        each = [values for values, _ in measured]
+        for number, (values, scores) in enumerate(measured):
+            value = values[monitor]
             if number == len(self.best):  # the first validation
                 self.best.append(value)
                 self.scores.append(scores)
@@ -264,19 +295,58 @@ class _EveryExit:
         last_good = (problem.last_good_step, problem.last_good_loss)
         return Diverged(what, problem.step, problem.epoch, problem.learning_rate, last_good)
 
-    def _logits(self, model: nn.Module) -> Tensor:
-        """Logits (N, exits, C) float32 on the CPU, in the batches of an ordinary validation."""
-        size, device = min(256, 4 * self.recipe.batch_size), device_of(model)
-        logits = []
+    def _of_classes(self, model: nn.Module) -> list[_Measured] | None:
+        """Of each exit what a validation measures, and class probabilities; None where an output is not finite."""
+        logits = torch.cat([one for one, _ in self._logits(model, min(256, 4 * self.recipe.batch_size))])
+        if not self._finite(logits):
+            return None
+        head = loss_name(self.recipe.loss, self.part.dataset.info.task)
+        return [
+            _Measured(values_of(one, self.part, self._loss, self.recipe), probabilities_of(one, head))
+            for one in logits.unbind(1)
+        ]
+
+    def _of_masks(self, model: nn.Module) -> list[_Measured] | None:
+        """The same with counted pixels, batch by batch: maps of all exits and images at once would fill the memory."""
+        most = MAPS_OF_VOLUMES_AT_ONCE if self.part.dataset.info.spatial_dims == 3 else MAPS_AT_ONCE
+        losses, counts = [0.0] * len(self.exits), []
+        for maps, masks in self._logits(model, min(most, 4 * self.recipe.batch_size)):
+            if not self._finite(maps):
+                return None
+            for number, one in enumerate(maps.unbind(1)):
+                losses[number] += float(self._loss(one, masks)) * len(maps)  # of a batch it is the mean over images
+            counts.append(torch.stack([pixel_counts(one, masks) for one in maps.unbind(1)]))
+        together = torch.cat(counts, dim=1)
+        return [
+            _Measured(values_of_counts(loss / len(self.part), one.numpy(), self.part), one)
+            for loss, one in zip(losses, together, strict=True)
+        ]
+
+    def _finite(self, logits: Tensor) -> bool:
+        """Whether logits (N, exits, ...) are finite; keeps the names of the exits whose are not."""
+        finite = torch.isfinite(logits).transpose(0, 1).flatten(1).all(dim=1)
+        self.failed = [one.name for one, fine in zip(self.exits, finite.tolist(), strict=True) if not fine]
+        return not self.failed
+
+    def _logits(self, model: nn.Module, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Logits (n, exits, C, ...) float32 on the CPU and the truth, in the batches of an ordinary validation."""
+        device = device_of(model)
         with evaluation_mode(model):
-            for images, _ in self.part.batches(size):
+            for images, truth in self.part.batches(size):
                 placed = images.to(device)
                 ordered = channels_last(placed) if takes_channels_last(model, placed) else placed
-                logits.append(model(ordered).float().cpu())
-        return torch.cat(logits)
+                yield self._seen(model, ordered).float().cpu(), truth
+
+    def _seen(self, model: nn.Module, images: Tensor) -> Tensor:
+        """Of a network of patches by windows, for which the maps of all exits are channels."""
+        if self.recipe.patches is None:
+            found: Tensor = model(images)
+            return found
+        maps = maps_by_windows(_InChannels(model), images, self.recipe.patches)
+        return maps.unflatten(1, (len(self.exits), -1))
 
 
-def _names(model: nn.Module, network: Exits, anchored: Collection[str]) -> list[str]:
+def _names(model: nn.Module, network: Exits | MaskExits, anchored: Collection[str]) -> list[str]:
     known = model.state_dict().keys()
     if unknown := [name for name in anchored if name not in known]:
         raise TrainingError(
@@ -285,7 +355,7 @@ def _names(model: nn.Module, network: Exits, anchored: Collection[str]) -> list[
     return [key for name in anchored for key in network.names_of(name)]
 
 
-def _macs(network: Exits, image_size: int) -> tuple[int, int]:
+def _macs(network: Exits | MaskExits, image_size: int) -> tuple[int, int]:
     """MACs of one image, in all and above the lowest blocks, in which nothing is trained."""
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -304,7 +374,7 @@ def _macs(network: Exits, image_size: int) -> tuple[int, int]:
     return total // 2, (total - frozen) // 2
 
 
-def _images(part: Part, recipe: Recipe, network: Exits, step: int) -> int:
+def _images(part: Part, recipe: Recipe, network: Exits | MaskExits, step: int) -> int:
     """How many images so many steps have seen."""
     batches = make_batches(part, recipe, network, seed=0)
     epoch = min(len(part), batches.steps_per_epoch * recipe.batch_size)

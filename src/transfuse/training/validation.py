@@ -48,9 +48,14 @@ def _of_masks(model: nn.Module, part: Part, loss: Loss, recipe: Recipe) -> dict[
             return None
         total += float(loss(maps, masks)) * len(maps)  # of a batch it is the mean over images
         counts.append(pixel_counts(maps, masks).numpy())
-    values, classes = {"loss": total / len(part)}, part.dataset.info.classes
+    return values_of_counts(total / len(part), np.concatenate(counts), part)
+
+
+def values_of_counts(loss: float, counts: np.ndarray, part: Part) -> dict[str, float]:
+    """What `validate` returns of masks, from their mean loss and counted pixels (N, C, 3) (see `pixel_counts`)."""
+    values, classes = {"loss": loss}, part.dataset.info.classes
     for name in metrics.COUNT_METRICS:
-        found = metrics.mean_overlap(np.concatenate(counts), name)
+        found = metrics.mean_overlap(counts, name)
         values |= {name: found.value} | {f"{name}/{classes[c]}": value for c, value in found.per_class.items()}
     return values
 
