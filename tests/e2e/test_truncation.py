@@ -174,11 +174,44 @@ def test_what_a_search_cannot_do_is_said_before_anything_is_trained(study_file: 
     with pytest.raises(SpecError, match=r"search\.metric: dice cannot be measured on"):
         check(asked)
     masks = {"data": "{name: fundus-vessels, size: 32, count: 20}", "metric": "dice"}
-    unet = {"models": "{net: {name: unet_resnet18}}", "search": "{arm: cut, strategy: rank}"}
-    with pytest.raises(
-        SpecError, match=r"search\.strategy \(rank\): it probes features for the classes of images, and th"
-    ):
-        check(load_study(study_file(**{**content, **masks, **unet})))
+    unet = {"models": "{net: {name: unet_resnet18}}"}
+    for strategy, message in {
+        "rank": r"it probes features for the classes of images, and these are masks; halving, screen, two_stage, exh",
+        "overlap": r"it looks at the cuts of networks that end in a classifier, and these are masks; halving, screen",
+    }.items():
+        with pytest.raises(SpecError, match=rf"search\.strategy \({strategy}\): {message}"):
+            check(
+                load_study(study_file(**{**content, **masks, **unet, "search": f"{{arm: cut, strategy: {strategy}}}"}))
+            )
+
+
+@pytest.mark.slow
+def test_a_screen_of_masks_chooses_a_cut_and_trains_it(tmp_path: Path, study_file: Study) -> None:
+    file = study_file(
+        data="{name: fundus-vessels, size: 32, count: 40, normalise: half}",
+        metric="dice",
+        models="{net: {name: unet_resnet18}}",
+        arms="{random: {}}",
+        pairs="[]",
+        sources="{}",
+        train="{steps: 12, batch_size: 6, validate_every: 2, optimizer: {learning_rate: 3.0e-3}}",
+        seeds="1",
+    )
+    (found,) = tfu.search_truncation(load_study(file), strategy="screen", level="stage", margin=0.3, out=tmp_path)
+    assert found.search.cuts[0] == f"{CUT}@encoder.stem"
+    assert len(found.search.cuts) == 5
+    assert {(one.quantity, one.arm) for one in found.search.seen} == {("dice", cut) for cut in found.search.cuts}
+    assert found.search.best in found.search.cuts
+    assert {row["arm"] for row in found.plan.rows} == {WHOLE, found.search.best, found.search.smallest}
+    assert 0 < found.search.share_of_exhaustive < 1 / 8
+    assert found.search.verdict is not None
+    assert found.run_id is not None
+    (analysis,) = {row["analysis_id"] for row in found.plan.analyses}
+    rows = Store(tmp_path).measurements(next(row for row in found.plan.analyses))
+    assert rows is not None
+    steps = rows[rows["quantity"] == "dice"]["step"]
+    assert steps.max() <= 6  # half of the study's
+    assert not (Store(tmp_path).analyses.run_folder(analysis) / "checkpoints").exists()
 
 
 def test_a_run_of_one_of_several_networks_is_taken_at_its_own_rate(tmp_path: Path, study_file: Study) -> None:

@@ -156,7 +156,7 @@ def test_what_does_not_go_with_masks_is_found_before_training() -> None:
                 train={
                     "steps": 2, "augment": "cxr", "augmentation_bank": 2, "test_crops": "ten", "loss": "sigmoid",
                 },
-                analyses=["knn", "gradcam", "reinitialise", "cka"],
+                analyses=["knn", "gradcam", "reinitialise", "cka", "cut_screen"],
                 sources={
                     "natural": {
                         "data": NATURAL,
@@ -179,6 +179,7 @@ def test_what_does_not_go_with_masks_is_found_before_training() -> None:
         "analyses.0 (knn): votes on the class of an image",
         "analyses.1 (gradcam): explains the class of an image",
         "analyses.2 (reinitialise): measures probabilities",
+        "analyses.4 (cut_screen) with models.net: of masks it trains a head at every cut of a U-Net that truncate_unet",
     ):
         assert part in message
     assert "analyses.3" not in message

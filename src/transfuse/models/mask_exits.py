@@ -17,8 +17,7 @@ from transfuse.models.complexity import complexity
 from transfuse.models.draws import fresh_linear_, random_start_
 from transfuse.models.exits import TRUNKS, Exit, Parted
 from transfuse.models.heads import put
-from transfuse.models.modules import modules_of
-from transfuse.models.truncate import Skipped
+from transfuse.models.modules import Skipped, modules_of
 from transfuse.models.truncate_unet import cut_points, is_unet, truncate_unet
 from transfuse.models.weightless import example_images, hooked, trace_modules
 

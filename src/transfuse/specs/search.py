@@ -40,6 +40,7 @@ class SearchSpec:
             inside of the best one (P, C.1); `overlap` trains the whole network and keeps what training did not leave
             at chance (P, C.1, SVCCA); `rank` trains nothing and probes the pretrained features of each cut; `screen`
             trains one network with a head at every cut; `halving` trains all cuts a little, the better ones longer.
+            Masks go with all but `rank` and `overlap`.
         metric: of the validation part; None is the study's. P ranks by `auprc`.
         slack: share of the margin that the smaller cut may lose on validation data, on the scale of the metric there.
         seeds: of `two_stage` and `halving`, how many of the study's seeds the search trains with.

@@ -25,10 +25,12 @@ OF_CLASSES = {
     "gradcam": "explains the class of an image",
     "reinitialise": "measures probabilities of the classes of images",
     "cut_ranking": "probes features for the classes of images",
-    "cut_screen": "trains a head for the classes of images at every cut",
     "cut_overlap": "looks at the cuts of networks that end in a classifier",
 }
 """Analyses that need labels of images, with what for."""
+
+OF_MASKS = ("halving", "screen", "two_stage", "exhaustive")
+"""The strategies of a search that masks can decide."""
 
 
 def analysis_problems(study: StudySpec, split: Split) -> list[str]:
@@ -48,18 +50,18 @@ def analysis_problems(study: StudySpec, split: Split) -> list[str]:
     problems = []
     for place, analysis in enumerate(study.analyses):
         if masks and analysis.what in OF_CLASSES:
-            path = f"analyses.{place} ({analysis.what})"
+            path, cure = f"analyses.{place} ({analysis.what}):", ""
             if study.search is not None and place in of_search(study):
-                path = f"search.strategy ({study.search.strategy}): it"
-            problems.append(
-                f"{path}{'' if path.endswith('it') else ':'} {OF_CLASSES[analysis.what]}, and these are masks"
-            )
+                path, cure = f"search.strategy ({study.search.strategy}): it", f"; {', '.join(OF_MASKS)} choose by them"
+            problems.append(f"{path} {OF_CLASSES[analysis.what]}, and these are masks{cure}")
             continue
         for label in analysis.models or study.models:
             model = network(label)
             if model is None:
                 continue
             try:
+                if masks and analysis.what == "cut_screen":
+                    _check_unet(model)
                 _try(analysis, model, images)
             except TransfuseError as error:
                 problems.append(f"analyses.{place} ({analysis.what}) with models.{label}: {error}")
@@ -93,6 +95,16 @@ def _try(analysis: AnalysisSpec, model: nn.Module, images: Tensor) -> None:
 
         taps = Taps(model, blocks, read)
         taps.run(images)
+
+
+def _check_unet(model: nn.Module) -> None:
+    from transfuse.models.truncate_unet import is_unet
+
+    if not is_unet(model):
+        raise AnalysisError(
+            f"of masks it trains a head at every cut of a U-Net that truncate_unet cuts, and this "
+            f"{type(model).__name__} is none; take a network such as unet_resnet18"
+        )
 
 
 def _check_channels(analysis: AnalysisSpec, model: nn.Module, images: Tensor, blocks: Blocks) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from transfuse.metrics import COUNT_METRICS
 from transfuse.study.lengths import lengths_of
 from transfuse.study.looked import IMAGES, ORDER_SEED, Found, Looked, batches_of
 from transfuse.study.measure import recipe_of
@@ -72,7 +73,8 @@ def cut_overlap(looked: Looked) -> Found:
 
 def cut_screen(looked: Looked) -> Found:
     """Every cut by its head in one training of a network that has a head at every cut."""
-    from transfuse.statistics.estimate import estimate
+    from transfuse.statistics.counts import arm_of_counts
+    from transfuse.statistics.estimate import estimate, estimate_arm
     from transfuse.training.screen import TRUNK, screen
 
     found, spec = Found(), looked.job.spec
@@ -97,7 +99,10 @@ def cut_screen(looked: Looked) -> Found:
         device=str(looked.device),
     )
     for place, one in enumerate(result.exits):
-        span = estimate(split.val.targets, one.scores[None], split.val.patient_ids, metric)
+        if metric in COUNT_METRICS:
+            span = estimate_arm(arm_of_counts(one.scores[None], split.val.patient_ids, metric, background=True))
+        else:
+            span = estimate(split.val.targets, one.scores[None], split.val.patient_ids, metric)
         where = {"block": one.block, "position": place, "step": one.step}
         found.add(metric, span.value, low=span.low, high=span.high, **where)
         found.add("parameters", float(one.parameters), **where)
