@@ -25,6 +25,7 @@ from transfuse.report.pareto_figures import (
     chart_costs,
     cost_domain,
     draw_pareto,
+    margin_line,
     pareto_table,
     value_domain,
 )
@@ -81,9 +82,12 @@ def test_the_front_is_that_of_the_means_and_equal_arms_stand_side_by_side() -> N
     assert by_arm.loc["full", "place"] == by_arm.loc["full", "cost"]
     low, high = cost_domain(frame["cost"])
     assert frame["place"].between(low, high).all()
-    bottom, top = value_domain(frame, 0.02)
+    bottom, top = value_domain(frame, "auroc", 0.02)
     assert bottom < frame["low"].min()
     assert frame["high"].max() < top
+    for metric, wide in (("auroc", 0.4), ("brier", 0.4)):  # a margin that is wider than the arms lie apart
+        bottom, top = value_domain(frame, metric, wide)
+        assert bottom < margin_line(frame, metric, wide) < top
 
 
 def test_where_lower_is_better_the_front_is_below() -> None:

@@ -86,7 +86,7 @@ def pareto_table(found: Sizes, cost: str) -> pd.DataFrame:
 def _labels(frame: pd.DataFrame, names: Sequence[str], order: Sequence[int], found: Sizes) -> dict[str, list[Any]]:
     """The columns `label, dx, dy, align`; names keep off the lines of the chart."""
     low, high = cost_domain(frame["cost"])
-    bottom, top = value_domain(frame, found.margin)
+    bottom, top = value_domain(frame, found.metric, found.margin)
 
     def down(values: pd.Series) -> list[float]:
         return ((top - values) / (top - bottom) * HEIGHT).tolist()
@@ -136,9 +136,9 @@ def _ticks(low: float, high: float) -> list[float]:
     return found
 
 
-def value_domain(frame: pd.DataFrame, margin: float) -> tuple[float, float]:
+def value_domain(frame: pd.DataFrame, metric: str, margin: float) -> tuple[float, float]:
     """Ends of the axis of the metric, which hold every interval and the line of the margin."""
-    ends = frame[["value", "low", "high"]].to_numpy(float)
+    ends = [*frame[["value", "low", "high"]].to_numpy(float).ravel(), margin_line(frame, metric, margin)]
     low, high = float(np.nanmin(ends)), float(np.nanmax(ends))
     room = 0.08 * max(high - low, 2 * margin)
     return low - room, high + room
@@ -177,12 +177,18 @@ def draw_pareto(
         "place:Q",
         title=f"{title} (log scale)",
         scale=alt.Scale(type="log", domain=[low, high], nice=False),
-        axis=alt.Axis(format="~g" if cost == "latency" else "~s", values=_ticks(low, high), grid=False),
+        axis=alt.Axis(
+            format="~g" if cost == "latency" else "~s",
+            values=_ticks(low, high),
+            grid=False,
+            labelOverlap="greedy",
+            labelSeparation=12,
+        ),
     )
     y = alt.Y(
         "value:Q",
         title=f"test {name}",
-        scale=alt.Scale(domain=list(value_domain(frame, margin)), nice=False, zero=False),
+        scale=alt.Scale(domain=list(value_domain(frame, metric, margin)), nice=False, zero=False),
         axis=alt.Axis(tickCount=6),
     )
     frame = frame.assign(
