@@ -59,6 +59,9 @@ class PlannedAnalysis:
         along = {"snapshots": kept} if self.spec.what in ("dynamics", "filters") and any(kept) else {}
         metric = {"metric": self.metric} if self.spec.what == "reinitialise" else {}
         metric |= {"metric": self.cut_metric} if self.spec.what in ("cut_ranking", "cut_screen") else {}
+        schedule = self.sides[0].run.spec.train.schedule
+        if self.spec.what == "cut_screen" and (schedule.milestones or schedule.warmup):
+            metric |= {"schedule": "of the screen's length"}  # once it was the study's, whose last rates never came
         plain = {
             "version": ANALYSIS_VERSION,
             "analysis": self.spec.identity(),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -89,7 +90,7 @@ def cut_screen(looked: Looked) -> Found:
         model,
         blocks,
         split,
-        recipe,
+        replace(recipe, schedule=recipe.schedule.shortened(steps / whole)),
         steps=steps,
         trunk=spec.trunk or TRUNK,
         pool=looked.spec.init.pool,
