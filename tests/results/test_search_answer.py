@@ -42,13 +42,13 @@ def search(**changes: Any) -> Search:
     return replace(one, **changes)
 
 
-def judged(one: Search, effects: dict[str, float], patients: int = 300, **held: Any) -> Search:
+def judged(one: Search, effects: dict[str, float], patients: int = 300, seeds: int = 4, **held: Any) -> Search:
     """With a verdict on arms whose scores differ by so many standard deviations between the classes."""
     target = np.arange(patients) % 2
     shared = np.random.default_rng(0).normal(size=patients)
     arms = {}
     for place, (name, effect) in enumerate(effects.items()):
-        own = np.random.default_rng([1, place]).normal(size=(4, patients))
+        own = np.random.default_rng([1, place]).normal(size=(seeds, patients))
         arms["net", name] = arm_of_scores(target, effect * target + 0.95 * shared + 0.3 * own, range(patients))
     return replace(one, verdict=verdict_on(one, arms, **held))
 
@@ -111,15 +111,29 @@ def test_good_numbers_that_show_nothing_are_no_answer(held: dict[str, Any], why:
 
 
 def test_one_seed_shows_nothing() -> None:
-    one = judged(search(), {"cut@b": 2.0, "whole": 2.0, "cut@a": 2.0}, patients=40)
-    assert one.verdict is not None
-    said = answered(FOUND, [replace(one, verdict=replace(one.verdict, seeds=1))])
+    one = judged(search(), LEVEL, seeds=1)
+    said = answered(FOUND, [one])
+    assert said.headline.startswith("Can't tell")
     assert said.advice.endswith("Train more seeds.")
+    assert "No test says whether it is less than 0.05 worse. It has" in said.sentence
+    assert "Holm" not in " ".join((said.sentence, *said.reasons))
+
+
+def test_one_seed_says_nothing_of_another_training() -> None:
+    one = judged(search(), {"cut@a": 0.5, "cut@b": 0.5, "whole": 2.0}, seeds=1)
+    said = answered(FOUND, [one])
+    assert (said.choice, said.verdict) == ("whole", "whole")  # of the two networks there are, the whole one is better
+    assert said.headline == "Keep net whole: cut after b it is worse in the one training of each."
+    assert said.advice.endswith("luck in the patients explains; what another training would give, one does not say.")
+    assert one.sentences()[-1] == (
+        "So cut@b is worse than the whole network in the one training of each; the whole one is the one to use."
+    )
 
 
 def test_the_whole_network_is_kept_where_it_is_best_or_the_cut_is_worse() -> None:
     worse = answered(FOUND, [judged(search(), {"cut@a": 0.5, "cut@b": 0.5, "whole": 2.0})])
     assert worse.headline == "Keep net whole: cut after b it is worse."
+    assert worse.advice.endswith("by more than luck explains.")
     assert (worse.choice, worse.verdict) == ("whole", "whole")
     best = answered(FOUND, [judged(search(best="whole"), {"cut@a": 0.5, "whole": 2.0})])
     assert best.headline == "Keep net whole: no cut is shown to be as good."

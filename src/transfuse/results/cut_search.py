@@ -209,6 +209,9 @@ class Search:
         if self.outcome == "whole":
             return [text]
         if self.outcome == "worse":
+            if self.verdict.seeds < 2:
+                alone = "in the one training of each; the whole one is the one to use"
+                return [text, f"So {self.best} is worse than the whole network {alone}."]
             return [text, f"So {self.best} is worse than the whole network, which is the one to use."]
         guess = f"So no cut is shown to be less than {gap} worse than the whole network: {self.best} is the best guess"
         why = self.verdict.held.get(str(self.best), "")

@@ -86,7 +86,8 @@ def _headline(search: Search) -> str:
         start = f"Can't tell whether {model} is as good when it is cut"
         return f"{start}; the best guess is {where}." if search.is_told else f"{start}, nor where; {where} is a guess."
     if search.outcome == "worse":
-        return f"Keep {model} whole: {cut_at(search, _main(search))} it is worse."
+        alone = "" if _by_seeds(search) else " in the one training of each"
+        return f"Keep {model} whole: {cut_at(search, _main(search))} it is worse{alone}."
     return {
         "whole": f"Keep {model} whole: no cut is shown to be as good.",
         "stopped": f"No answer: the search chose no cut of {model}.",
@@ -135,10 +136,10 @@ def _advice(search: Search) -> str:
             "what matters to you against the whole one."
         )
     if search.outcome == "worse":
-        return (
-            "Use the whole network. The cut that did best on validation data did worse than it on the test part, by "
-            "more than luck explains."
-        )
+        said = "Use the whole network. The cut that did best on validation data did worse than it on the test part, by "
+        if _by_seeds(search):
+            return f"{said}more than luck explains."
+        return f"{said}more than luck in the patients explains; what another training would give, one does not say."
     if search.outcome == "whole":
         return f"Use the whole network: it did best on validation data too. {_tested_cuts(search)}"
     if search.outcome == "guess":
@@ -146,6 +147,11 @@ def _advice(search: Search) -> str:
     if search.outcome == "untested":
         return "Start the study again: what is trained is kept."
     return "" if search.outcome == "open" else f"The reason: {search.stopped}."
+
+
+def _by_seeds(search: Search) -> bool:
+    """Whether several trainings of each network are behind the verdict; of one, intervals are over patients alone."""
+    return search.verdict is not None and search.verdict.seeds > 1
 
 
 def _tested_cuts(search: Search) -> str:
@@ -219,11 +225,12 @@ def probability_of(search: Search, arm: str) -> str:
     """How sure it is that a cut is as good, and why that does not count where it does not."""
     assert search.verdict is not None
     row, gap = search.verdict.of(arm), phrases.trimmed(search.margin)
-    known = "" if math.isnan(row.probability) else f"The probability that it is less than {gap} worse is "
-    known += share(row.probability) if known else f"No test says whether it is less than {gap} worse"
+    if math.isnan(row.probability):
+        return f"No test says whether it is less than {gap} worse."
+    known = f"The probability that it is less than {gap} worse is {share(row.probability)}"
     if held := search.verdict.held.get(arm):
         return f"{known}, which shows nothing: {held}."
-    if row.shown or row.probability < 0.95 or not known:
+    if row.shown or row.probability < 0.95:
         return f"{known}."
     return f"{known}, which is not enough among so many cuts (Holm’s correction)."
 
