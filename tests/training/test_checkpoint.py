@@ -9,7 +9,15 @@ import pytest
 import torch
 
 from transfuse.errors import StoreError, TrainingError
-from transfuse.training.checkpoint import BEST, LAST, load_state, load_weights, save_state, save_weights
+from transfuse.training.checkpoint import (
+    BEST,
+    LAST,
+    load_state,
+    load_weights,
+    save_state,
+    save_weights,
+    steps_of_checkpoint,
+)
 
 SETTINGS = {"learning rate": "0.1", "seed": "0"}
 
@@ -29,13 +37,20 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
     assert [path.name for path in folder.iterdir()] == [LAST]
 
 
-@pytest.mark.parametrize("keep", [0, 10, 60, 120, -1])
+@pytest.mark.parametrize("keep", [0, 10, 60, 88, 120, -1])
 def test_a_truncated_checkpoint_is_refused(tmp_path: Path, keep: int) -> None:
     save_state(tmp_path, state_of())
     content = (tmp_path / LAST).read_bytes()
     (tmp_path / LAST).write_bytes(content[:keep])
     with pytest.raises(TrainingError, match=r"last\.ckpt is damaged \(\d+ bytes, .* delete it and start this training"):
         load_state(tmp_path, settings=SETTINGS)
+    assert steps_of_checkpoint(tmp_path) is None
+
+
+def test_the_steps_of_a_checkpoint_are_those_of_its_last_validation(tmp_path: Path) -> None:
+    assert steps_of_checkpoint(tmp_path) is None
+    save_state(tmp_path, state_of())
+    assert steps_of_checkpoint(tmp_path) == 3
 
 
 def test_one_flipped_bit_is_refused(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import errno
 import hashlib
 import io
 import os
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -55,7 +54,36 @@ def load_state(folder: Path, *, settings: Mapping[str, str]) -> dict[str, Any] |
         TrainingError: the file is damaged, or the checkpoint belongs to another training.
         StoreError: the file cannot be read.
     """
-    path = folder / LAST
+    state = _state_of(folder / LAST)
+    if state is None:
+        return None
+    theirs = state["settings"]
+    if shorter_than(theirs, settings):
+        theirs = {**theirs, TOTAL_STEPS: settings[TOTAL_STEPS]}
+    differences = [
+        f"{name} was {theirs.get(name, 'not set')} and is now {settings.get(name, 'not set')}"
+        for name in sorted({*theirs, *settings})
+        if theirs.get(name) != settings.get(name)
+    ]
+    if differences:
+        raise TrainingError(
+            f"the checkpoint {folder / LAST} belongs to another training: {'; '.join(differences)}. "
+            "Use the same settings, or another checkpoint_dir"
+        )
+    return state
+
+
+def steps_of_checkpoint(folder: Path) -> int | None:
+    """How many steps the training had taken at the checkpoint in `folder`; None where none can be read."""
+    try:
+        state = _state_of(folder / LAST)
+    except (StoreError, TrainingError):
+        return None  # `load_state` says what is wrong with it
+    return None if state is None else int(state["epochs"][-1]["step"])
+
+
+def _state_of(path: Path) -> dict[str, Any] | None:
+    """What a checkpoint holds, None where there is none; raises as `load_state` for one that cannot be read."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -68,31 +96,8 @@ def load_state(folder: Path, *, settings: Mapping[str, str]) -> dict[str, Any] |
             f"the checkpoint {path} is damaged ({len(content)} bytes, its checksum does not fit): "
             "delete it and start this training again from its first step"
         )
-    state = torch.load(io.BytesIO(body), weights_only=True, map_location="cpu")
-    theirs = state["settings"]
-    if shorter_than(theirs, settings):
-        theirs = {**theirs, TOTAL_STEPS: settings[TOTAL_STEPS]}
-    differences = [
-        f"{name} was {theirs.get(name, 'not set')} and is now {settings.get(name, 'not set')}"
-        for name in sorted({*theirs, *settings})
-        if theirs.get(name) != settings.get(name)
-    ]
-    if differences:
-        raise TrainingError(
-            f"the checkpoint {path} belongs to another training: {'; '.join(differences)}. "
-            "Use the same settings, or another checkpoint_dir"
-        )
+    state: dict[str, Any] = torch.load(io.BytesIO(body), weights_only=True, map_location="cpu")
     return state
-
-
-def steps_of_checkpoint(folder: Path) -> int | None:
-    """How many steps the training had taken at the checkpoint in `folder`; None where none can be read."""
-    try:
-        body = (folder / LAST).read_bytes().split(b"\n", 2)[2]
-        state = torch.load(io.BytesIO(body), weights_only=True, map_location="cpu")
-    except (OSError, IndexError, RuntimeError, pickle.UnpicklingError):
-        return None  # `load_state` says what is wrong with it
-    return int(state["epochs"][-1]["step"])
 
 
 def shorter_than(theirs: Mapping[str, str], ours: Mapping[str, str]) -> bool:
