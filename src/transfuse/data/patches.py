@@ -72,9 +72,8 @@ class Patches:
         for volume, mask, row in zip(volumes, masks, numbers.tolist(), strict=True):
             room = [side - own for side, own in zip(mask.shape, self.box, strict=True)]
             corner = [_pick(left + 1, number) for left, number in zip(room, row[:3], strict=True)]
-            classes = mask.unique() if row[3] < self.foreground else mask.new_zeros(1)
-            classes = classes[classes > 0]
-            if len(classes):  # an empty mask has no class to lie around
+            classes = _classes_of(mask) if row[3] < self.foreground else []
+            if classes:  # an empty mask has no class to lie around
                 voxels = (mask == classes[_pick(len(classes), row[4])]).nonzero()
                 middle = voxels[_pick(len(voxels), row[5])].tolist()
                 corner = [
@@ -83,6 +82,12 @@ class Patches:
             box = tuple(slice(start, start + own) for start, own in zip(corner, self.box, strict=True))
             pairs.append((volume[(slice(None), *box)], mask[box]))
         return torch.stack([patch for patch, _ in pairs]), torch.stack([mask for _, mask in pairs])
+
+
+def _classes_of(mask: Tensor) -> list[int]:
+    """The classes of a mask but the background, ascending; counted, as `unique` would sort all voxels."""
+    present: list[int] = mask.flatten().bincount().nonzero().flatten().tolist()
+    return [number for number in present if number > 0]
 
 
 def _pick(count: int, number: float) -> int:
