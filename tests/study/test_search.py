@@ -50,7 +50,11 @@ def planner_of(unfolded: Unfolded) -> Planner:
 
 def look(asked: StudySpec, store: Store | None) -> Choice:
     unfolded = with_analysis(unfold(asked, names))
-    return choices(unfolded, planner_of(unfolded), store, Lengths(90, 10.0), in_order)["net"]
+    return choices(unfolded, planner_of(unfolded), store, length, in_order)["net"]
+
+
+def length(label: str, arm: str) -> Lengths:
+    return Lengths(90, 10.0)
 
 
 def in_order(label: str, arm: str) -> int:
@@ -123,7 +127,7 @@ def test_the_whole_network_goes_by_the_name_of_an_arm_that_is_the_same() -> None
     asked = replace(asked, arms={**asked.arms, "whole": replace(cut, truncate="all")}, baseline="whole")
     unfolded = unfold(asked, names)
     assert cuts_of(unfolded, "net") == (*CUTS[:-1], "whole")
-    found = choices(unfolded, planner_of(unfolded), None, Lengths(90, 10.0), in_order)
+    found = choices(unfolded, planner_of(unfolded), None, length, in_order)
     ones = searched(found, unfolded)["net"]
     assert (ones.cuts, ones.finals, found["net"].whole) == (CUTS, (), "whole")
 
@@ -180,7 +184,7 @@ def test_the_arm_of_a_chosen_cut_goes_on_from_its_longest_training(tmp_path: Pat
         lambda name, root: "0" * 64,
         lambda model, data: None,
         None,
-        lambda planner: searched(choices(unfolded, planner, store, Lengths(90, 10.0), in_order), unfolded),
+        lambda planner: searched(choices(unfolded, planner, store, length, in_order), unfolded),
     )
     short = {run.arm: run.run_id for run in runs if run.role == "search" and run.spec.train.steps == 10}
     of_whole = [run for run in runs if run.role == "arm" and run.arm == "cut@c.1"]
@@ -194,7 +198,7 @@ def test_without_pooling_the_smallest_network_is_the_one_of_the_fewest_parameter
 
     def seen() -> Choice:
         planner = planner_of(unfolded)
-        return choices(unfolded, planner, store, Lengths(90, 10.0), lambda label, arm: -CUTS.index(arm))["net"]
+        return choices(unfolded, planner, store, length, lambda label, arm: -CUTS.index(arm))["net"]
 
     finish(store, seen(), PEAK)
     end = seen()
@@ -319,7 +323,7 @@ def test_a_search_by_an_analysis_asks_for_it_once_of_the_whole_network(strategy:
     (own,) = unfolded.study.analyses
     assert (own.what, own.arms, own.seeds, own.level) == (what, ("cut@c.1",), (0,), "block")
     assert with_analysis(unfolded) == unfolded
-    found = choices(unfolded, planner_of(unfolded), None, Lengths(90, 10.0), in_order)["net"]
+    found = choices(unfolded, planner_of(unfolded), None, length, in_order)["net"]
     assert (found.searched, found.best, found.finals) == ((), None, ("cut@c.1",))
 
 
@@ -382,7 +386,7 @@ def test_a_search_and_tuning_do_not_go_together() -> None:
 def test_a_network_without_cuts_at_the_level_is_named() -> None:
     unfolded = unfold(study(), lambda model, level: (BlockName("stem", cut=True), BlockName("a", cut=False)))
     with pytest.raises(SpecError, match="the network net has 1 cuts at level 'block', and a search takes 2 or more"):
-        choices(unfolded, planner_of(unfolded), None, Lengths(90, 10.0), in_order)
+        choices(unfolded, planner_of(unfolded), None, length, in_order)
 
 
 def test_the_study_file_of_a_page_has_the_same_search() -> None:
@@ -390,8 +394,8 @@ def test_the_study_file_of_a_page_has_the_same_search() -> None:
     again = with_analysis(unfold(study_from(read_yaml(to_yaml(unfolded.study))), names))
     assert again.study == unfolded.study
     assert cuts_of(again, "net") == CUTS
-    first = choices(unfolded, planner_of(unfolded), None, Lengths(90, 10.0), in_order)
-    assert choices(again, planner_of(again), None, Lengths(90, 10.0), in_order) == first
+    first = choices(unfolded, planner_of(unfolded), None, length, in_order)
+    assert choices(again, planner_of(again), None, length, in_order) == first
 
 
 def test_a_study_that_searches_is_read_as_it_was_written() -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from transfuse.metrics import COUNT_METRICS
-from transfuse.study.lengths import lengths_of
+from transfuse.study.lengths import lengths_of, total_steps
 from transfuse.study.looked import IMAGES, ORDER_SEED, Found, Looked, batches_of
 from transfuse.study.measure import recipe_of
 from transfuse.study.network import head_kind
@@ -76,6 +76,7 @@ def cut_screen(looked: Looked) -> Found:
     """Every cut by its head in one training of a network that has a head at every cut."""
     from transfuse.statistics.counts import arm_of_counts
     from transfuse.statistics.estimate import estimate, estimate_arm
+    from transfuse.training.batches import has_batch_norm
     from transfuse.training.screen import TRUNK, screen
 
     found, spec = Found(), looked.job.spec
@@ -83,8 +84,9 @@ def cut_screen(looked: Looked) -> Found:
     model, blocks = _network(looked)
     recipe = recipe_of(looked.spec, split)
     folder = looked.store.analyses.run_folder(looked.job.run_id) / "checkpoints"
-    whole, period = lengths_of(looked.spec.train, len(split.train))
-    share = looked.job.spec.length or HALF
+    normed = metric in COUNT_METRICS or has_batch_norm(model)  # the heads of masks have it, too
+    period = lengths_of(looked.spec.train, len(split.train), batch_norm=normed).period
+    whole, share = total_steps(looked.spec, split), looked.job.spec.length or HALF
     steps = max(1, round(max(1, round(share * whole / period)) * period))
     result = screen(
         model,

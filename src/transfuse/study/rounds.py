@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from transfuse.results.store import Store
 from transfuse.study.cut_sizes import size_of
 from transfuse.study.expand import PlannedRun, Planner, Searched, expand
-from transfuse.study.lengths import lengths_of
+from transfuse.study.lengths import Lengths, lengths_with
 from transfuse.study.search import choices as cuts_chosen
 from transfuse.study.search import searched
 from transfuse.study.search_file import write_search
@@ -37,7 +37,10 @@ def known_runs(unfolded: Unfolded, store: Store | None = None, rates: Rates | No
 
     def search(planner: Planner) -> Mapping[str, Searched]:
         split = split_data(study.data, open_data(study.data))
-        lengths, images = lengths_of(study.train, len(split.train)), images_of(split)
+        images = images_of(split)
+
+        def lengths(label: str, arm: str) -> Lengths:
+            return lengths_with(study.models[label], study.arms[arm], study.train, split)
 
         def parameters(label: str, arm: str) -> int:
             return size_of(study.models[label], study.arms[arm], images)[0]

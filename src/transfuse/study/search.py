@@ -25,6 +25,9 @@ MEASURED: dict[str, Any] = {"rank": "cut_ranking", "overlap": "cut_overlap", "sc
 Parameters = Callable[[str, str], int]
 """Gives the parameters of an arm of a network, by their labels."""
 
+Length = Callable[[str, str], Lengths]
+"""Gives how long the training of an arm of a network is, by their labels."""
+
 FEWEST = 2
 """A search over one cut would be none."""
 
@@ -87,7 +90,7 @@ def look(cuts: Cuts) -> Choice:
 
 
 def choices(
-    unfolded: Unfolded, planner: Planner, store: Store | None, lengths: Lengths, parameters: Parameters
+    unfolded: Unfolded, planner: Planner, store: Store | None, length: Length, parameters: Parameters
 ) -> dict[str, Choice]:
     """How far the search over each network's cuts is; empty for a study that does not search.
 
@@ -95,7 +98,7 @@ def choices(
         unfolded: the study, with one arm for each cut.
         planner: of the study.
         store: where runs and analyses are; None: nowhere yet.
-        lengths: of the study's training.
+        length: of the study's training of an arm, by network and arm.
         parameters: of a cut, by network and arm.
     """
     study = unfolded.study
@@ -127,7 +130,7 @@ def choices(
             seeds=study.seed_list if spec.strategy == "exhaustive" else study.seed_list[: spec.seeds],
             margin=study.margin,
             metric=spec.metric or study.metric,
-            lengths=lengths,
+            lengths=length(label, whole),
             planner=planner,
             store=store,
             measured_of=partial(_measurements, unfolded, planner, store),

@@ -102,16 +102,34 @@ def make_batches(part: Part, recipe: Recipe, model: nn.Module, *, seed: int) -> 
         _check_masks_move(augmentation, recipe)
     if recipe.patches is not None:
         check_windows(model, recipe.patches, part.dataset)
-    steps = math.ceil(len(part) / recipe.batch_size)
-    normed = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
-    if normed and recipe.batch_size > 1 and len(part) % recipe.batch_size == 1:
-        steps -= 1
+    steps = steps_of_epoch(len(part), recipe.batch_size, batch_norm=has_batch_norm(model))
     if steps == 0:
         raise TrainingError("the training part holds 1 image and the network has batch norm: expected 2 or more")
     targets = torch.from_numpy(np.array(part.targets))
     return Batches(
         part, targets, recipe.batch_size, steps, augmentation, seed, recipe.augmentation_bank, recipe.patches
     )
+
+
+def has_batch_norm(model: nn.Module) -> bool:
+    """Whether a network has batch norm somewhere, frozen or not.
+
+    >>> has_batch_norm(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))), has_batch_norm(nn.InstanceNorm2d(2))
+    (True, False)
+    """
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+
+
+def steps_of_epoch(images: int, batch_size: int, *, batch_norm: bool) -> int:
+    """Batches in which so many images are seen once; a last one of a single image is left out with batch norm.
+
+    >>> steps_of_epoch(65, 32, batch_norm=False), steps_of_epoch(65, 32, batch_norm=True)
+    (3, 2)
+    >>> steps_of_epoch(3, 1, batch_norm=True)  # batches of one are what was asked for
+    3
+    """
+    alone = batch_norm and batch_size > 1 and images % batch_size == 1
+    return math.ceil(images / batch_size) - alone
 
 
 def _check_masks_move(augmentation: Augmentation | None, recipe: Recipe) -> None:
