@@ -24,7 +24,7 @@ train: {steps: 9}
 """
 
 
-def row(run: str, arm: str, role: str, steps: int, seed: int = 0) -> dict[str, object]:
+def row(run: str, arm: str, role: str, steps: int | None, seed: int = 0) -> dict[str, object]:
     return {"run_id": run, "model": "net", "arm": arm, "seed": seed, "role": role, "asked_steps": steps}
 
 
@@ -33,6 +33,15 @@ def shown(store: Store) -> list[list[str]]:
     show_status(console, store, "spots")
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     return [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in lines]
+
+
+def write_search(store: Store, *rounds: tuple[str, int]) -> None:
+    """What a search has seen of one cut: rounds and their steps."""
+    seen = {"arm": "cut@layer1", "quantity": "auroc", "value": 0.5, "low": None, "high": None, "kept": True}
+    entry = dict.fromkeys(("strategy", "metric", "test_metric", "margin", "slack", "seeds", "best", "smallest"))
+    entry |= {"model": "net", "arm": "cut", "cuts": ["cut@layer1"], "whole": "whole", "stopped": ""}
+    entry["rounds"] = [{**seen, "round": name, "steps": steps} for name, steps in rounds]
+    write_json(store.study_folder("spots") / FILE, [entry])
 
 
 def test_an_arm_has_one_name_and_its_round_beside_it(tmp_path: Path) -> None:
@@ -47,17 +56,24 @@ def test_an_arm_has_one_name_and_its_round_beside_it(tmp_path: Path) -> None:
     told = shown(store)
     assert told[1] == ["run", "network", "arm", "round", "seed", "state", "time"]
     assert told[2][:5] == ["a1", "net", "cut@layer1", "search, 1 step", "0"]  # the file of the search is not there yet
-    seen = {"arm": "cut@layer1", "quantity": "auroc", "value": 0.5, "low": None, "high": None, "kept": True}
-    entry = dict.fromkeys(("strategy", "metric", "test_metric", "margin", "slack", "seeds", "best", "smallest"))
-    entry |= {"model": "net", "arm": "cut", "cuts": ["cut@layer1"], "whole": "whole", "stopped": ""}
-    entry["rounds"] = [{**seen, "round": "rung 1", "steps": 1}, {**seen, "round": "rung 3", "steps": 9}]
-    write_json(store.study_folder("spots") / FILE, [entry])
+    write_search(store, ("rung 1", 1), ("rung 3", 9))
     told = [line[:5] for line in shown(store)[2:5]]
     assert told == [
         ["a1", "net", "cut@layer1", "rung 1", "0"],
         ["a2", "net", "cut@layer1", "rung 3, final", "0"],
         ["a3", "net", "cut@layer1", "final", "1"],
     ]
+
+
+def test_a_whole_training_of_epochs_is_of_no_shorter_round(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    rows = [row("a1", "cut@layer1", "search", 1), row("a2", "cut@layer1", "search", None)]
+    study = STUDY.replace("steps: 9", "epochs: 9")
+    write_json(store.study_folder("spots") / "plan.json", {"study": study, "runs": rows, "analyses": []})
+    write_search(store, ("rung 1", 1))  # the last round goes on
+    assert [line[3] for line in shown(store)[2:4]] == ["rung 1", "search"]
+    write_search(store, ("rung 1", 1), ("rung 2", 9))
+    assert [line[3] for line in shown(store)[2:4]] == ["rung 1", "rung 2"]
 
 
 def test_a_study_that_does_not_search_has_no_rounds(tmp_path: Path) -> None:

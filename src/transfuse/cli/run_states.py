@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -84,18 +84,23 @@ def _rounds(rows: Sequence[Mapping[str, Any]], searches: Sequence[Search]) -> di
     {'a1': 'search, 100 steps, final'}
     """
     found: dict[str, list[str]] = {}
+    shorter = {row.get("asked_steps") for row in rows if row["role"] == "search"}
     for row in rows:
         said = found.setdefault(row["run_id"], [])
         if row["role"] == "search":
-            said.append(_round_of(row, searches))
+            said.append(_round_of(row, searches, shorter))
         elif row["role"] == "arm":
             said.append("final")
     return {run: ", ".join(dict.fromkeys(said)) for run, said in found.items()}
 
 
-def _round_of(row: Mapping[str, Any], searches: Sequence[Search]) -> str:
-    """The round of a training of a search, as far as that is written down, else its length."""
+def _round_of(row: Mapping[str, Any], searches: Sequence[Search], shorter: Collection[int | None]) -> str:
+    """The round of a training of a search, as far as that is written down, else its length.
+
+    A whole training asks for no number of steps where the study's length is in epochs: it is of none of the rounds that
+    ask for one, the `shorter` ones.
+    """
     steps = row.get("asked_steps")
     seen = [one for search in searches if search.model == row["model"] for one in search.seen if one.arm == row["arm"]]
-    names = [one.round for one in seen if steps in (None, one.steps)]
+    names = [one.round for one in seen if (one.steps == steps if steps is not None else one.steps not in shorter)]
     return names[-1] if names else f"search, {counted(steps, 'step')}" if steps else "search"
