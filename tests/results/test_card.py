@@ -367,7 +367,7 @@ def test_the_normalisations_are_those_of_the_data_sets() -> None:
 def test_what_cannot_be_exported_is_named(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"the run abc123 has not finished; start its study again, which goes on"):
         export(a_run(tmp_path / "one", ended=False), tmp_path / "given")
-    write_json(tmp_path / "one" / "runs" / "abc123" / "failure.json", {"message": "out of memory"})
+    Store(tmp_path / "one").fail("abc123", "a run", "out of memory")
     with pytest.raises(StoreError, match=r"abc123 has not finished: it failed \(out of memory\)"):
         export(tmp_path / "one" / "runs" / "abc123", tmp_path / "given")
     with pytest.raises(StoreError, match=r"abc123 diverged .*no weights to export.*smaller learning rate"):

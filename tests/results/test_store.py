@@ -91,11 +91,27 @@ def test_a_damaged_record_is_named(store: Store, text: str) -> None:
         store.record("abc")
 
 
-def test_finishing_forgets_an_earlier_failure(store: Store) -> None:
-    write_json(store.run_folder("abc") / "failure.json", {"message": "no"})
-    assert store.failure("abc") == {"message": "no"}
-    finished(store)
+def test_publishing_forgets_an_earlier_failure(store: Store) -> None:
+    store.fail("abc", "a run", "no")
+    assert store.failure("abc") == {"title": "a run", "message": "no", "traceback": ""}
+    with store.alone("abc", lambda: None) as held:
+        store.finish(RunRecord("abc", "diverged"), [], held.folder)
+        assert store.record("abc") is None
+        held.publish(store.run_folder("abc"))
+    record = store.record("abc")
+    assert record is not None
+    assert record.status == "diverged"
     assert store.failure("abc") is None
+
+
+def test_a_folder_of_an_earlier_version_is_gone_on_with(store: Store) -> None:
+    write_json(store.run_folder("abc") / "checkpoints" / "last.ckpt", {"step": 10})
+    with store.alone("abc", lambda: None) as held:
+        assert (held.folder / "checkpoints" / "last.ckpt").exists()
+        assert not store.run_folder("abc").exists()
+    finished(store)
+    with store.alone("abc", lambda: None):
+        assert store.record("abc") is not None
 
 
 def test_a_full_disk_keeps_what_was_there_and_says_what_to_do(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

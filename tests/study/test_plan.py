@@ -248,8 +248,10 @@ def test_status_reads_files_alone(make_study: MakeStudy, tmp_path: Path) -> None
     assert write_plan(store, study, runs) == read_plan(store, "spots")
     rows = read_plan(store, "spots").rows
     assert [found.state for found in status(store, rows)] == ["waiting", "waiting"]
-    write_json(store.run_folder(runs[0].run_id) / "failure.json", {"message": "no [luck]"})
-    write_json(store.run_folder(runs[1].run_id) / "spec.json", {})
+    store.fail(runs[0].run_id, runs[0].title, "no [luck]")
+    with store.alone(runs[1].run_id, lambda: None) as held:
+        write_json(held.folder / "spec.json", {})
+        assert [found.state for found in status(store, rows)] == ["failed", "running"]
     found = status(store, rows)
     assert [(one.state, one.detail) for one in found] == [
         ("failed", "no [luck]"),

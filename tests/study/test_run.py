@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import json
+import os
 import resource
 import shutil
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +17,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from transfuse.results.attempts import Attempt
 from transfuse.results.store import Store
 from transfuse.specs import StudySpec
 from transfuse.study import sources
-from transfuse.study.events import Ended, Event, Failed, Started, Validated
+from transfuse.study.events import Ended, Event, Failed, Note, Started, Validated
 from transfuse.study.plan import plan
 from transfuse.study.run import do_run
 
@@ -57,6 +61,46 @@ def test_a_finished_run_is_not_done_again(make_study: MakeStudy, tmp_path: Path)
     do_run(run, lambda event: None, root=tmp_path, device="cpu")
     do_run(run, events.append, root=tmp_path, device="cpu")
     assert [type(event) for event in events] == [Ended]
+
+
+def test_a_run_that_another_process_took_over_is_waited_for(make_study: MakeStudy, tmp_path: Path) -> None:
+    run, events = plan(make_study(train={"steps": 6, "batch_size": 16, "validate_every": 2}))[0], list[Event]()
+    home = Store(tmp_path / "taken").attempts(run.run_id)
+
+    def hear(event: Event) -> None:
+        events.append(event)
+        if isinstance(event, Validated) and event.step == 2 and not event.repeated:
+            (mine,) = home.glob("claim-*")  # now it belongs to a machine that works for half a second
+            mine.write_text(json.dumps({"token": "theirs", "machine": "another"}))
+            os.utime(mine)
+            threading.Timer(0.5, mine.unlink).start()
+
+    do_run(run, hear, root=tmp_path / "taken", device="cpu")
+    notes = [event.text for event in events if isinstance(event, Note)]
+    assert [note.partition(": ")[2] for note in notes] == [
+        "another process took it over, as this one stood still; waiting for it",
+        "another process is at it; waiting for it",
+    ]
+    assert [event.again for event in events if isinstance(event, Started)] == [False, True]
+    assert isinstance(events[-1], Ended)
+    do_run(run, lambda event: None, root=tmp_path / "whole", device="cpu")
+    taken, whole = (Store(tmp_path / name) for name in ("taken", "whole"))
+    assert taken.predictions(run.run_id).equals(whole.predictions(run.run_id))
+    assert list(home.parent.iterdir()) == []
+
+
+def test_a_run_that_was_killed_before_it_was_published_is_published(
+    make_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, events = plan(make_study())[0], list[Event]()
+    with monkeypatch.context() as patched:
+        patched.setattr(Attempt, "publish", lambda self, to: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            do_run(run, lambda event: None, root=tmp_path, device="cpu")
+    assert Store(tmp_path).record(run.run_id) is None
+    do_run(run, events.append, root=tmp_path, device="cpu")
+    assert [type(event) for event in events] == [Ended]
+    assert Store(tmp_path).record(run.run_id) is not None
 
 
 def test_data_that_changed_after_planning_are_refused(make_study: MakeStudy, tiny_npz: Path, tmp_path: Path) -> None:

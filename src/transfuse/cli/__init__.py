@@ -285,7 +285,7 @@ def inspect(
 
 def _run_folder(store: Store, run: str) -> Path:
     """The folder of the one run whose id begins so."""
-    known = sorted(path.name for path in (store.root / "runs").glob("*") if path.is_dir())
+    known = sorted({path.name for kind in ("runs", "attempts") for path in (store.root / kind).glob("*")})
     found = [name for name in known if name.startswith(run)]
     if len(found) != 1:
         which = f"{len(found)} runs begin so" if found else nearest(run, known)

@@ -65,13 +65,14 @@ def check_destination(target: Path) -> None:
 
 def _finished(folder: Path) -> RunRecord:
     """The record of a run that has weights to give away."""
-    if folder.parent.name != "runs" or not folder.is_dir():
+    store = Store(folder.parent.parent)
+    begun = store.attempts(folder.name).exists()
+    if folder.parent.name != "runs" or not (folder.is_dir() or begun):
         near = sorted(path.parent.name for path in folder.parent.glob("*/spec.json"))
         hint = f"; {nearest(folder.name, near)}" if near else ""
         raise StoreError(
             f"{folder} is no run; expected OUT/runs/<run_id>, with an id that `transfuse status` lists{hint}"
         )
-    store = Store(folder.parent.parent)
     record = store.record(folder.name)
     if record is None:
         failure = store.failure(folder.name)

@@ -11,7 +11,7 @@
                          predictions.parquet  one row a sample, with its patient
                          environment.json     versions and machine
                          record.json          written last: finished or diverged
-                         failure.json         instead of a record: what went wrong; the run is tried again
+    OUT/attempts/<run_id>/  of runs that have not ended: see `transfuse.results.attempts`
     OUT/analyses/<id>/   spec.json, measurements.parquet, arrays.safetensors (pictures), record.json
     OUT/studies/<name>/  plan.json (the study and its runs), tables/*.parquet, report.html: derived, rebuildable
 """
@@ -28,9 +28,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from filelock import FileLock, Timeout
-
 from transfuse.errors import StoreError, nearest
+from transfuse.results.attempts import Attempt, claim, is_claimed, left_behind
 
 if TYPE_CHECKING:
     import numpy as np
@@ -93,8 +92,12 @@ class Store:
         return Store(self.root, "analyses")
 
     def run_folder(self, run_id: str) -> Path:
-        """Where the files of this run, or of this analysis, are."""
+        """Where the files of this run, or of this analysis, are once it has ended."""
         return self.root / self.kind / run_id
+
+    def attempts(self, run_id: str) -> Path:
+        """Where the attempts at it are until then."""
+        return self.root / "attempts" / run_id
 
     def study_folder(self, name: str) -> Path:
         """Where this study's derived files are."""
@@ -125,7 +128,10 @@ class Store:
         Raises:
             StoreError: the record, or a file it lists, is damaged.
         """
-        folder = self.run_folder(run_id)
+        return self.record_in(self.run_folder(run_id))
+
+    def record_in(self, folder: Path) -> RunRecord | None:
+        """The record in a folder, as `record` gives it."""
         try:
             content = json.loads((folder / "record.json").read_text(encoding="utf-8"))
             if content["version"] > RECORD_VERSION:
@@ -147,56 +153,61 @@ class Store:
         return record
 
     @contextlib.contextmanager
-    def alone(self, run_id: str, waiting: Callable[[], None]) -> Iterator[Path]:
-        """Hold the run for this process, and give its folder; `waiting` is called once if another process has it.
+    def alone(self, run_id: str, waiting: Callable[[], None]) -> Iterator[Attempt]:
+        """Hold the run for this process; `waiting` is called once if another process has it.
 
-        The lock belongs to the operating system: it ends with the process, however that ends.
+        Raises:
+            StoreError: the folder cannot be written.
         """
-        folder = self.run_folder(run_id)
+        home = self.attempts(run_id)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(folder / "lock")
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                waiting()
-                lock.acquire()
+            attempt = claim(home, waiting)
+            self._adopt(run_id, attempt)
         except OSError as error:
-            raise _store_error(folder, error) from error
+            raise _store_error(home, error) from error
         try:
-            for left in folder.glob(".*.part"):  # of a process that was killed while it wrote
-                left.unlink(missing_ok=True)
-            yield folder
+            yield attempt
         finally:
-            lock.release()
+            attempt.release()
+
+    def _adopt(self, run_id: str, attempt: Attempt) -> None:
+        """Go on in the folder of a run that did not end, where an earlier version of this package left one."""
+        folder = self.run_folder(run_id)
+        if folder.is_dir() and not (folder / "record.json").exists() and not any(attempt.folder.iterdir()):
+            attempt.folder.rmdir()
+            os.rename(folder, attempt.folder)
 
     def is_running(self, run_id: str) -> bool:
         """Whether some process is at this run now."""
-        path = self.run_folder(run_id) / "lock"
-        if not path.exists():
-            return False
-        lock = FileLock(path)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            return True
-        lock.release()
-        return False
+        return is_claimed(self.attempts(run_id))
+
+    def unfinished(self, run_id: str) -> Path | None:
+        """The folder of an attempt that did not come to its end, or None."""
+        return left_behind(self.attempts(run_id))
 
     def failure(self, run_id: str) -> dict[str, Any] | None:
         """What went wrong at the last attempt, or None."""
         try:
-            return json.loads((self.run_folder(run_id) / "failure.json").read_text(encoding="utf-8"))
+            return json.loads((self.attempts(run_id) / "failure.json").read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             return None
 
-    def finish(self, record: RunRecord, outputs: Sequence[str]) -> RunRecord:
-        """Write the record, last of all; `outputs` are the files it vouches for."""
-        folder = self.run_folder(record.run_id)
+    def fail(self, run_id: str, title: str, message: str, traceback: str = "") -> None:
+        """Write down what went wrong; the run is tried again at the next start."""
+        write_json(self.attempts(run_id) / "failure.json", {"title": title, "message": message, "traceback": traceback})
+
+    def finish(self, record: RunRecord, outputs: Sequence[str], folder: Path | None = None) -> RunRecord:
+        """Write the record, last of all; `outputs` are the files it vouches for.
+
+        Args:
+            record: what there is to say.
+            outputs: names of files in the folder.
+            folder: of the attempt, to be published; None: that of the run itself.
+        """
+        folder = self.run_folder(record.run_id) if folder is None else folder
         sizes = {name: (folder / name).stat().st_size for name in outputs}
         record = RunRecord(**{**asdict(record), "files": sizes})
         write_json(folder / "record.json", asdict(record))
-        (folder / "failure.json").unlink(missing_ok=True)
         return record
 
     def history(self, run_id: str) -> pd.DataFrame:

@@ -20,16 +20,16 @@ from transfuse.study.same_features import features_key, remember, same_before
 def do_analysis(job: PlannedAnalysis, tell: Tell, *, root: Path, device: str = "auto") -> None:
     """Do one analysis, or find that it is done; whatever goes wrong is recorded and told, never raised."""
     store = Store(root)
-    attempt(job, store.analyses, tell, lambda: _do(job, store, device, tell))
+    attempt(job, store.analyses, tell, lambda folder, say: _do(job, store, folder, device, say))
 
 
-def _do(job: PlannedAnalysis, store: Store, device: str, tell: Tell) -> RunRecord:
+def _do(job: PlannedAnalysis, store: Store, folder: Path, device: str, tell: Tell) -> RunRecord:
     from transfuse.study.measurements import MEASURES
 
     tell(Started(job.run_id, job.title, None))
-    folder, began = store.analyses.run_folder(job.run_id), time.monotonic()
+    began = time.monotonic()
     write_json(folder / "spec.json", {"identity": job.identity(), "names": job.row()})
-    looked = Looked(job, store, device)
+    looked = Looked(job, store, device, folder)
     features = features_key(looked)
     before = same_before(store.analyses, features) if features is not None else None
     if before is not None:
@@ -38,7 +38,7 @@ def _do(job: PlannedAnalysis, store: Store, device: str, tell: Tell) -> RunRecor
             shutil.copyfile(measured, temporary)
         facts = {**before.facts, "total_seconds": time.monotonic() - began, "same_as": before.run_id}
         record = RunRecord(run_id=job.run_id, status="finished", facts=facts, notes=before.notes)
-        return store.analyses.finish(record, ["spec.json", "measurements.parquet"])
+        return store.analyses.finish(record, ["spec.json", "measurements.parquet"], folder)
     with warnings.catch_warnings(record=True) as heard, threads_of_run(looked.spec.train.threads):
         warnings.simplefilter("always", AnalysisWarning)
         found = MEASURES[job.spec.what](looked)
@@ -59,4 +59,4 @@ def _do(job: PlannedAnalysis, store: Store, device: str, tell: Tell) -> RunRecor
     )
     if features is not None:
         remember(store.analyses, features, job.run_id)
-    return store.analyses.finish(record, outputs)
+    return store.analyses.finish(record, outputs, folder)

@@ -12,7 +12,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from transfuse.results.cut_search import read_search
-from transfuse.results.store import Store, write_json
+from transfuse.results.store import Store
 from transfuse.specs import StudySpec
 from transfuse.study.analyse import do_analysis
 from transfuse.study.analyses import PlannedAnalysis, plan_analyses
@@ -171,7 +171,7 @@ def _can_be_done(job: PlannedAnalysis, store: Store) -> bool:
 def _write_failure(store: Store, event: Failed) -> None:
     """What a run could not write down itself: that its worker died, or that its source gave no weights."""
     if store.record(event.run_id) is None and store.failure(event.run_id) is None:
-        write_json(store.run_folder(event.run_id) / "failure.json", {"title": event.title, "message": event.message})
+        store.fail(event.run_id, event.title, event.message)
 
 
 def _gpus() -> tuple[str, ...]:

@@ -83,7 +83,7 @@ def cut_screen(looked: Looked) -> Found:
     split, metric = looked.split, looked.job.cut_metric
     model, blocks = _network(looked)
     recipe = recipe_of(looked.spec, split)
-    folder = looked.store.analyses.run_folder(looked.job.run_id) / "checkpoints"
+    folder = looked.folder / "checkpoints"
     normed = metric in COUNT_METRICS or has_batch_norm(model)  # the heads of masks have it, too
     period = lengths_of(looked.spec.train, len(split.train), batch_norm=normed).period
     whole, share = total_steps(looked.spec, split), looked.job.spec.length or HALF

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -75,12 +76,13 @@ class Looked:
         job: the analysis.
         store: where the runs are.
         device: where networks are run.
+        folder: for files of the analysis while it goes on.
     """
 
-    def __init__(self, job: PlannedAnalysis, store: Store, device: str) -> None:
+    def __init__(self, job: PlannedAnalysis, store: Store, device: str, folder: Path) -> None:
         from transfuse.training.device import choose_device
 
-        self.job, self.store = job, store
+        self.job, self.store, self.folder = job, store, folder
         self.device = choose_device(device)
         self.spec: RunSpec = job.sides[0].run.spec
         self.split: Split = self._split(self.spec)

@@ -180,7 +180,6 @@ def _diverged(store: Store, run_id: str) -> bool:
 
 
 def _state(store: Store, row: dict[str, Any]) -> RunStatus:
-    folder = store.run_folder(row["run_id"])
     try:
         record = store.record(row["run_id"])
     except StoreError as error:
@@ -192,11 +191,12 @@ def _state(store: Store, row: dict[str, Any]) -> RunStatus:
     failure = store.failure(row["run_id"])
     if failure is not None:
         return RunStatus(row, "failed", str(failure.get("message", "")))
-    if (folder / "checkpoints" / CHECKPOINT).exists():
+    left = store.unfinished(row["run_id"])
+    if left is None:
+        return RunStatus(row, "waiting")
+    if (left / "checkpoints" / CHECKPOINT).exists():
         return RunStatus(row, "interrupted", "goes on from its last checkpoint")
-    if (folder / "spec.json").exists():
-        return RunStatus(row, "interrupted", "starts again: it had no checkpoint yet")
-    return RunStatus(row, "waiting")
+    return RunStatus(row, "interrupted", "starts again: it had no checkpoint yet")
 
 
 @dataclass(frozen=True)

@@ -52,18 +52,21 @@ def do_run(run: PlannedRun, tell: Tell, *, root: Path, device: str = "auto") -> 
     """
     store, wanted = Store(root), run.spec.train.snapshots
     attempt(
-        run, store, tell, lambda: _do(run, store, device, tell), enough=lambda record: has_snapshots(record, wanted)
+        run,
+        store,
+        tell,
+        lambda folder, say: _do(run, store, folder, device, say),
+        enough=lambda record: has_snapshots(record, wanted),
     )
 
 
-def _do(run: PlannedRun, store: Store, device: str, tell: Tell) -> RunRecord:
+def _do(run: PlannedRun, store: Store, folder: Path, device: str, tell: Tell) -> RunRecord:
     from transfuse.models import add_lora_, merge_lora_
     from transfuse.training import Diverged, fit
     from transfuse.training.checkpoint import steps_of_checkpoint
     from transfuse.training.device import choose_device
 
-    spec, folder = run.spec, store.run_folder(run.run_id)
-    began = time.monotonic()
+    spec, began = run.spec, time.monotonic()
     write_json(folder / "spec.json", {"identity": spec.identity(), "names": run.row()})
     write_json(folder / "environment.json", environment(device, spec.train.threads))
     dataset = open_data(spec.data)
@@ -151,10 +154,9 @@ def _do(run: PlannedRun, store: Store, device: str, tell: Tell) -> RunRecord:
         notes=tuple(dict.fromkeys((*dataset.notes, *split.notes, *_weight_notes(network, spec, dataset, store)))),
         transfer=tuple(network.transfer.rows()),
     )
-    record = store.finish(record, outputs)
     if run.role != "search":  # a longer training may go on from it
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    return record
+    return store.finish(record, outputs, folder)
 
 
 def _go_on_from(store: Store, shorter: str, folder: Path) -> None:
