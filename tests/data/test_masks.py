@@ -132,6 +132,7 @@ def test_a_mask_that_is_not_named_is_missing(masked: Write) -> None:
         ([0, 1, 2, 255], r"holds the label 255; expected 0 to 2"),
         ([1, 2, 3], r"holds the labels 1, 2, 3; expected 0, 1, 2, \.\.\."),
         ([0, 1, 255], r"holds the label 255; expected 0 to 1, or 0 and 255"),
+        ([0, 128], r"holds the label 128; expected 0 to 1, or 0 and 255\n(?s:.*)mask_classes with a name for each"),
         ([0], r"all 6 masks are empty \(label 0 alone\)"),
     ],
 )

@@ -172,7 +172,10 @@ def test_wrong_columns(write_table: Write, arguments: dict, message: str) -> Non
             "photo,label\n0.png,a\n",
             r"image_column is not given and .*Cure: name it by image_column \(.*--image-column\); there are 'photo'",
         ),
-        ("image,outcome\n0.png,a\n", r"label_columns is not given and no column is called label"),
+        (
+            "image,outcome\n0.png,a\n",
+            r"label_columns is not given and no column is called label.*masks instead.*mask_column",
+        ),
         (
             "image,label,patient\n0.png,a,1\n1.png,b,",
             r"1 row\(s\) have no value in the patient column 'patient'.*Cure: fill",

@@ -123,7 +123,8 @@ def test_a_tag_that_is_not_cached_says_what_to_copy_where(tmp_path: Path, state:
     with pytest.raises(
         TransferError,
         match=rf"(?s)weights '{TAG}' are not in the Hugging Face cache.*HF_HUB_OFFLINE is set.*hf download timm/{TAG} "
-        rf"model.safetensors.*copy that file to .*root/{TAG}.safetensors",
+        rf"model.safetensors.*copy that file to .*root/{TAG}.safetensors.*"
+        rf"fit the network {TAG.partition('.')[0]}, and a U-Net whose encoder it is",
     ):
         find_weights(TAG, tmp_path / "root")
     (tmp_path / "root").mkdir()

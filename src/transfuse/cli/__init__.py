@@ -135,7 +135,7 @@ def truncate(
         Folder for the network, in a folder of its name; must not hold one yet. Default: OUT/studies/NAME/smallest.
     licence
         Of the weights, for the card, as an SPDX identifier such as cc-by-4.0; without it the card says that none was
-        chosen, except for weights of phantoms alone.
+        chosen, except for a training on phantoms from random weights.
     """
     from transfuse.cli.smallest import export_smallest, meant
     from transfuse.results.export import check_destination
@@ -219,7 +219,7 @@ def export(run: str, folder: Path, *, out: Out = OUT, licence: str | None = None
         Where to write; must not hold anything yet.
     licence
         Of the weights, for the card, as an SPDX identifier such as cc-by-4.0; without it the card says that none was
-        chosen, except for weights of phantoms alone.
+        chosen, except for a training on phantoms from random weights.
     """
     from transfuse.results.export import export as write
 

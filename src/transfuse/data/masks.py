@@ -303,7 +303,7 @@ def _labels(facts: Sequence[MaskFacts], classes: Sequence[str], where: str) -> t
         )
     two = count <= 2
     names = (BACKGROUND, "foreground") if two else (BACKGROUND, *(f"class {k}" for k in range(1, count)))
-    return names, _Unknown(frozenset(range(2 if count == 1 and found <= {0, 1, 255} else count)), two)
+    return names, _Unknown(frozenset(range(2 if count == 1 else count)), two)
 
 
 def _unusable(problems: Sequence[str], where: str, flat: bool) -> DataError:
@@ -314,6 +314,6 @@ def _unusable(problems: Sequence[str], where: str, flat: bool) -> DataError:
     return DataError(
         f"{where}: {count} cannot be used:{shown}{more}\n"
         f"Cure: masks {wanted}, with the class index as value (0 for the "
-        "background, 1, 2, ... without gaps; 255 for pixels to ignore is not supported), or leave such images out "
-        "by name and count with bad_images: exclude."
+        "background, 1, 2, ... without gaps; 255 for pixels to ignore is not supported), mask_classes with a name for "
+        "each, or leave such images out by name and count with bad_images: exclude."
     )

@@ -230,9 +230,11 @@ def _column(frame: pd.DataFrame, where: str, argument: str, name: str | None, gu
         known = [column for guess in guesses for column in frame.columns if column.lower() == guess]
         if not known:
             option = argument.replace("_", "-")
+            masks = ", or, of a table that names masks instead of labels, mask_column" * (argument == "label_columns")
             raise DataError(
                 f"{where}: {argument} is not given and no column is called {' or '.join(guesses[:3])}. Cure: name it "
-                f"by {argument} (transfuse data inspect: --{option}); there are {', '.join(map(repr, frame.columns))}."
+                f"by {argument} (transfuse data inspect: --{option}){masks}; there are "
+                f"{', '.join(map(repr, frame.columns))}."
             )
         return known[0]
     if name not in frame.columns:

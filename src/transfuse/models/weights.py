@@ -290,7 +290,7 @@ def _from_hub(tag: str, repository: str, folder: Path) -> Path:
         f"The weights {tag!r} are not in the Hugging Face cache and cannot be fetched ({reason}). On a connected "
         f"machine run `hf download {repository} {HUB_FILES[0]}`, then copy that file to "
         f"{folder / f'{tag}.safetensors'} here (or give the path of a .safetensors file as the source). They "
-        f"fit the network {tag.partition('.')[0]} only."
+        f"fit the network {tag.partition('.')[0]}, and a U-Net whose encoder it is."
     )
 
 
