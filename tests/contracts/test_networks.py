@@ -146,7 +146,9 @@ def running(path: str, position: dict[str, int]) -> str:
 
 
 SHIPPED = {name for networks in PUBLISHED_NETWORKS if networks.spatial_dims == 2 for name in networks.names}
-ELSEWHERE = {"resnet50_tfslim_v1", "resnet50_tfslim_v2", *RESIDUALS, "unet_resnet34"}  # in test_networks_blocks.py
+ELSEWHERE = {  # in test_networks_blocks.py
+    *("resnet50_tfslim_v1", "resnet50_tfslim_v2", *RESIDUALS, "unet_resnet18", "unet_resnet34", "unet_resnet50")
+}
 
 
 def test_every_network_that_is_shipped_is_under_test() -> None:

@@ -21,6 +21,7 @@ COUNTS = {
     ("resnet44", 2): {"stage": 4, "block": 22, "layer": 22},
     ("resnet56", 2): {"stage": 4, "block": 28, "layer": 28},
     ("resnet110", 2): {"stage": 4, "block": 55, "layer": 55},
+    ("unet_resnet18", 2): {"stage": 10, "block": 14, "layer": 14},
     ("unet_resnet34", 2): {"stage": 10, "block": 22, "layer": 22},
     ("unet_resnet50", 2): {"stage": 10, "block": 22, "layer": 22},
     ("resnet18", 3): {"stage": 5, "block": 9, "layer": 9, "wt-st": 6},

@@ -53,4 +53,6 @@ PUBLISHED_NETWORKS = (
     Networks(("densenet121",), _THREE, "3D DenseNet (MONAI)", 3),
     Networks(("resnext101",), _ALL, "ResNeXt3D-101 (P)", 3),
     Networks(("unet_resnet34",), _THREE, "U-Net with a ResNet-34 encoder (P)"),
+    Networks(("unet_resnet18", "unet_resnet50"), _THREE, "U-Net with another ResNet encoder"),
+    Networks(("unet3d", "unet3d_wide"), _THREE, "3D U-Net (MONAI)", 3),
 )
