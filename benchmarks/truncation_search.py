@@ -5,7 +5,8 @@
 On each set every cut of a network is trained with every seed (exhaustive), and then each other strategy chooses among
 the same cuts; runs that two of them share are done once. A row for each set and strategy: the cut, its test metric
 (mean over seeds) and that of the exhaustive choice, whether the first is at most the margin below the second, and the
-multiply-accumulate operations of the search as a share of the exhaustive one's, the final training left out of both.
+multiply-accumulate operations of the search as a share of training every cut with as many seeds (one; the exhaustive
+search itself has two), the final training left out of both.
 `random` is the share of all cuts that would have done, with the mean of their test metrics: what a blind choice gives.
 
 - pneumonia: PneumoniaMNIST (500 images of the training part, 32 px), MobileNetV2 with ImageNet weights, 19 cuts.
