@@ -102,7 +102,7 @@ train: {steps: 3, batch_size: 2, validate_every: 1, optimizer: {learning_rate: 3
 """
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_smallest_u_net_is_searched_exported_and_runs_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
