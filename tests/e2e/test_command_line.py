@@ -104,7 +104,7 @@ def test_a_study_from_start_to_report_and_again(tmp_path: Path, study_file: Stud
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.exhaustive)])
 def test_a_killed_study_goes_on_to_the_same_tables(tmp_path: Path, study_file: Study, workers: int) -> None:
     study = study_file(train="{steps: 60, batch_size: 16, validate_every: 3}", seeds="1")
     whole = transfuse("run", study, "--out", "whole", "--workers", 1, cwd=tmp_path)
@@ -221,7 +221,7 @@ def test_a_run_that_diverges_is_recorded_and_the_others_go_on(tmp_path: Path, st
     assert (tmp_path / "transfuse-out/studies/spots/report.html").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_failed_run_leaves_the_others_and_is_tried_again(tmp_path: Path, study_file: Study) -> None:
     study = study_file(seeds="1")
     first = transfuse("run", study, "--workers", 1, cwd=tmp_path)

@@ -185,7 +185,7 @@ def test_what_a_search_cannot_do_is_said_before_anything_is_trained(study_file: 
             )
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_screen_of_masks_chooses_a_cut_and_trains_it(tmp_path: Path, study_file: Study) -> None:
     file = study_file(
         data="{name: fundus-vessels, size: 32, count: 40, normalise: half}",
