@@ -36,7 +36,9 @@ HEARTBEAT = 15.0
 EXPIRY = 180.0
 """Seconds without one after which a claim may be taken over: longer than NFS shows an old time, which is a minute."""
 
-_POLL = 0.2
+_POLL = 0.5
+"""Seconds between two looks at the claim of another process, each of which asks the file server for its time."""
+
 _CHECKPOINT = Path("checkpoints") / "last.ckpt"
 
 

@@ -154,9 +154,10 @@ def _do(run: PlannedRun, store: Store, folder: Path, device: str, tell: Tell) ->
         notes=tuple(dict.fromkeys((*dataset.notes, *split.notes, *_weight_notes(network, spec, dataset, store)))),
         transfer=tuple(network.transfer.rows()),
     )
+    record = store.finish(record, outputs, folder)
     if run.role != "search":  # a longer training may go on from it
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    return store.finish(record, outputs, folder)
+    return record
 
 
 def _go_on_from(store: Store, shorter: str, folder: Path) -> None:
